@@ -1,0 +1,90 @@
+"""Who holds a lease, and whether that process is known to be dead.
+
+A dead holder is only ever declared from its own host: everywhere else the lease has to run out.
+"""
+
+import functools
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+
+@functools.cache
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+    except OSError:
+        return "unknown"
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
+    except OSError:
+        return "unknown"
+
+
+def _start_time(pid: int) -> str | None:
+    """Start of a process in clock ticks since boot (field 22 of proc(5) stat), or None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    # A zombie holds nothing any more; its parent merely has not asked for its exit code.
+    return None if fields[0] in {"Z", "X"} else fields[19]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """One process, unmistakably: host, boot, process-id namespace, process id and its start time."""
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    start: str
+    mark: str = ""  # tells apart the attempts of one process
+
+    def __str__(self) -> str:
+        return "|".join((self.host, self.boot, self.namespace, str(self.pid), self.start, self.mark))
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        """A new owner for one attempt of this process."""
+        pid = os.getpid()
+        return cls(
+            host=socket.gethostname(),
+            boot=_boot_id(),
+            namespace=_pid_namespace(),
+            pid=pid,
+            start=_start_time(pid) or "unknown",
+            mark=uuid.uuid4().hex[:12],
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read the stored form; None when it is not one."""
+        parts = text.split("|")
+        if len(parts) != 6 or not parts[3].isdigit():
+            return None
+        host, boot, namespace, pid, start, mark = parts
+        return cls(host, boot, namespace, int(pid), start, mark)
+
+    def is_known_dead(self) -> bool:
+        """True only when this host can see that the process is gone; False when alive or out of sight."""
+        here = (socket.gethostname(), _boot_id(), _pid_namespace())
+        if "unknown" in {self.boot, self.namespace, self.start}:
+            return False
+        if self.host == here[0] and self.boot != here[1]:
+            return True  # the host has been rebooted since
+        if (self.host, self.boot, self.namespace) != here:
+            return False
+        return _start_time(self.pid) != self.start
+
+
+def actor() -> str:
+    """This process in the log of an operation."""
+    return f"{socket.gethostname()}:{os.getpid()}"

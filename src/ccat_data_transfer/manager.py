@@ -1,0 +1,65 @@
+"""The manager's pass: create, rescue, schedule; commit; then send. Any number of managers may run it at once."""
+
+import logging
+from dataclasses import dataclass
+
+from ccat_data_transfer import database, dispatch, logs, operations, settings, topology
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass of the manager did."""
+
+    created: int
+    rescued: int
+    scheduled: int
+    unsent: int
+    more: bool  # the limit of creations was reached: go on at once
+
+
+def site_id_of(site_name: str | None) -> int | None:
+    """The id of a site by short name or name, None for None (all sites); raises `UnknownNameError`."""
+    if site_name is None:
+        return None
+    with database.session_scope(read_only=True) as session:
+        return topology.find_site(session, site_name).id
+
+
+def archive_ids(site_id: int | None) -> list[int]:
+    """Ids of the active archives of a site, or of all sites."""
+    with database.session_scope(read_only=True) as session:
+        return operations.archive_ids(session, site_id)
+
+
+def run_pass(site_id: int | None) -> Pass:
+    """Create, rescue, schedule; commit; then send."""
+    limit, considered, created = settings.get().create_limit, 0, 0
+    while considered < limit:
+        with database.session_scope() as session:
+            seen, new = operations.create(session, site_id=site_id)
+        considered, created = considered + seen, created + new
+        if not seen:
+            break
+    with database.session_scope() as session:
+        rescued = operations.rescue(session, site_id=site_id)
+    scheduled: list[operations.Dispatch] = []
+    unsent: list[int] = []
+    if settings.get().uses_broker:
+        with database.session_scope() as session:
+            scheduled = operations.schedule(session, site_id=site_id)
+        unsent = dispatch.send(scheduled)
+        if unsent:
+            with database.session_scope() as session:
+                operations.not_sent(session, unsent)
+    done = Pass(created, len(rescued), len(scheduled), len(unsent), considered >= limit)
+    log.log(
+        logging.INFO if created or rescued or scheduled else logging.DEBUG,
+        "manager_pass",
+        created=created,
+        rescued=len(rescued),
+        scheduled=len(scheduled),
+        unsent=len(unsent),
+    )
+    return done

@@ -1,0 +1,266 @@
+"""The manager's side of operations: create, schedule, rescue, and what is due here without a broker."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from ccat_data_transfer import leases, retry, settings
+from ccat_data_transfer.database import utcnow
+from ccat_data_transfer.locations import LocationType
+from ccat_data_transfer.models import DataLocation, RawDataPackage, Site
+from ccat_data_transfer.operations import moves
+from ccat_data_transfer.operations.moves import Copy, Operation, place
+from ccat_data_transfer.states import FailureReason, PhysicalCopyStatus, Status, Verb
+
+BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """An operation to be sent, and the queue of its destination."""
+
+    operation_id: int
+    queue: str
+
+
+def create(session: Session, *, site_id: int | None = None, limit: int = BATCH) -> tuple[int, int]:
+    """Create the operations that are missing; returns (copies considered, operations created).
+
+    Considers at most `limit` copies: call again, in a new transaction, until none was considered. Safe with any
+    number of managers: what two of them want to create, the unique key makes once.
+    """
+    _notice_changed_topology(session, site_id)
+    copies = session.scalars(
+        sa.select(Copy.id)
+        .join(place, place.c.id == Copy.data_location_id)
+        .join(RawDataPackage, RawDataPackage.id == Copy.raw_data_package_id)
+        .where(
+            Copy.considered.is_(False),
+            Copy.status == PhysicalCopyStatus.PRESENT,
+            RawDataPackage.checksum.is_not(None),
+            *moves.active(LocationType.BUFFER, site_id),
+        )
+        .limit(limit)
+        .with_for_update(of=Copy, skip_locked=True)
+    ).all()
+    if not copies:
+        return 0, 0
+    archive = place.alias("archive")
+    wanted = (
+        sa.select(Copy.raw_data_package_id, archive.c.id, sa.literal(settings.get().max_attempts))
+        .distinct()
+        .join(place, place.c.id == Copy.data_location_id)
+        .join(archive, archive.c.site_id == place.c.site_id)
+        .where(Copy.id.in_(copies), archive.c.location_type == LocationType.LONG_TERM_ARCHIVE, archive.c.active)
+    )
+    created = _create(session, wanted)
+    session.execute(
+        sa.update(Copy).where(Copy.id.in_(copies)).values(considered=True).execution_options(synchronize_session=False)
+    )
+    return len(copies), created
+
+
+def create_for(session: Session, package_ids: Collection[int], location_id: int) -> int:
+    """Create the missing operations of these packages to one location; returns how many were created."""
+    wanted = sa.select(RawDataPackage.id, sa.literal(location_id), sa.literal(settings.get().max_attempts)).where(
+        RawDataPackage.id.in_(package_ids), RawDataPackage.checksum.is_not(None)
+    )
+    return _create(session, wanted)
+
+
+def _create(session: Session, wanted: Any) -> int:
+    """Insert what `wanted` selects (package, location, attempt limit) where the database does not have it yet."""
+    created = session.execute(
+        moves.insert(session, Operation)
+        .from_select(["raw_data_package_id", "data_location_id", "attempt_limit"], wanted)
+        .on_conflict_do_nothing()
+        .returning(Operation.id, Operation.raw_data_package_id)
+    ).all()
+    moves.log(session, ((row.id, 0) for row in created), Verb.CREATE, Status.PENDING)
+    # Only a package that had been finished, or had failed, can change its state by new work.
+    moves.refresh_packages(session, {row.raw_data_package_id for row in created}, only_settled=True)
+    return len(created)
+
+
+def _notice_changed_topology(session: Session, site_id: int | None) -> None:
+    """Look at every copy of a site again when its active buffers or archives are not those that were last seen."""
+    places = session.execute(
+        sa.select(place.c.site_id, place.c.id, place.c.location_type)
+        .where(place.c.active, place.c.location_type.in_((LocationType.BUFFER, LocationType.LONG_TERM_ARCHIVE)))
+        .order_by(place.c.id)
+    ).all()
+    for site in session.execute(
+        sa.select(Site.id, Site.seen_topology).where(*([Site.id == site_id] if site_id is not None else []))
+    ):
+        seen = ",".join(f"{p.location_type.value[0]}{p.id}" for p in places if p.site_id == site.id)
+        if seen == site.seen_topology:
+            continue
+        buffers = [p.id for p in places if p.site_id == site.id and p.location_type is LocationType.BUFFER]
+        session.execute(
+            sa.update(Copy)
+            .where(Copy.data_location_id.in_(buffers), Copy.considered.is_(True))
+            .values(considered=False)
+            .execution_options(synchronize_session=False)
+        )
+        session.execute(
+            sa.update(Site)
+            .where(Site.id == site.id)
+            .values(seen_topology=seen)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def schedule(session: Session, *, site_id: int | None = None) -> list[Dispatch]:
+    """Schedule what is due, and again what nobody claimed in time; send it only after the commit.
+
+    Bounded for each location, so that an outage does not flood the broker: at most `schedule_limit` operations wait
+    for a worker. A paused location gets nothing.
+    """
+    chosen = settings.get()
+    due: list[Dispatch] = []
+    for location in _open_archives(session, site_id):
+        waiting = session.scalar(
+            sa.select(sa.func.count())
+            .select_from(Operation)
+            .where(Operation.data_location_id == location.id, Operation.status == Status.SCHEDULED)
+        )
+        room = max(0, chosen.schedule_limit - (waiting or 0))
+        here = Operation.data_location_id == location.id
+        picks = (
+            (Status.PENDING, Operation.not_before, room),
+            (Status.SCHEDULED, Operation.resend_at, chosen.schedule_limit),
+        )
+        for status, clock, limit in picks:
+            chosen_ids = (
+                sa.select(Operation.id)
+                .where(here, Operation.status == status, clock <= utcnow())
+                .order_by(clock, Operation.id)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            moved = session.execute(
+                moves.update(
+                    Operation.id.in_(session.scalars(chosen_ids).all()),
+                    Operation.status == status,
+                    status=Status.SCHEDULED,
+                    scheduled_at=utcnow(),
+                    resend_at=utcnow(chosen.resend_seconds),
+                )
+            ).all()
+            moves.log(session, ((row.id, row.attempt) for row in moved), Verb.SCHEDULE, Status.SCHEDULED)
+            moves.refresh_packages(session, {row.raw_data_package_id for row in moved})
+            due += [Dispatch(row.id, location.value().queue) for row in moved]
+    return due
+
+
+def not_sent(session: Session, operation_ids: Collection[int]) -> None:
+    """Have these scheduled operations sent again at the next pass: the broker did not take their messages."""
+    session.execute(
+        moves.update(Operation.id.in_(operation_ids), Operation.status == Status.SCHEDULED, resend_at=utcnow())
+    )
+
+
+def due_here(session: Session, location_id: int, *, limit: int) -> list[int]:
+    """Operations of a location that a worker without a broker may claim now, oldest first."""
+    return list(
+        session.scalars(
+            sa.select(Operation.id)
+            .join(place, place.c.id == Operation.data_location_id)
+            .where(
+                Operation.data_location_id == location_id,
+                Operation.status == Status.PENDING,
+                Operation.not_before <= utcnow(),
+                moves.takes_work(),
+            )
+            .order_by(Operation.not_before, Operation.id)
+            .limit(limit)
+        )
+    )
+
+
+def make_due(session: Session, operation_ids: Collection[int]) -> None:
+    """Drop the waiting time of pending operations: somebody asked for them by name."""
+    session.execute(
+        moves.update(Operation.id.in_(operation_ids), Operation.status == Status.PENDING, not_before=utcnow())
+    )
+
+
+def _open_archives(session: Session, site_id: int | None) -> list[DataLocation]:
+    return list(
+        session.scalars(
+            sa.select(DataLocation)
+            .where(*moves.active(LocationType.LONG_TERM_ARCHIVE, site_id), moves.takes_work())
+            .order_by(DataLocation.id)
+        )
+    )
+
+
+def archive_ids(session: Session, site_id: int | None = None) -> list[int]:
+    """Ids of the active archives, of one site or of all."""
+    return list(
+        session.scalars(
+            sa.select(place.c.id).where(*moves.active(LocationType.LONG_TERM_ARCHIVE, site_id)).order_by(place.c.id)
+        )
+    )
+
+
+def rescue(session: Session, *, site_id: int | None = None, limit: int = BATCH) -> list[int]:
+    """Take back the operations of dead attempts; returns their ids.
+
+    Dead is an attempt whose lease has run out on the database's clock, or whose process this very host can see to be
+    gone. The attempt stays counted: a package that kills its worker reaches its limit and fails.
+    """
+    rows = session.execute(
+        sa.select(
+            Operation.id,
+            Operation.attempt,
+            Operation.attempt_limit,
+            Operation.lease_owner,
+            (Operation.lease_until < utcnow()).label("expired"),
+        )
+        .join(place, place.c.id == Operation.data_location_id)
+        .where(
+            Operation.status == Status.IN_PROGRESS,
+            *([place.c.site_id == site_id] if site_id is not None else []),
+        )
+        .limit(limit)
+        .with_for_update(of=Operation, skip_locked=True)
+    ).all()
+    return [row.id for row in rows if (row.expired or _holder_is_dead(row.lease_owner)) and _rescue(session, row)]
+
+
+def rescue_one(session: Session, operation_id: int) -> bool:
+    """Take one operation back if the process that holds it is known to be dead; True when it was."""
+    row = session.execute(
+        sa.select(Operation.id, Operation.attempt, Operation.attempt_limit, Operation.lease_owner).where(
+            Operation.id == operation_id, Operation.status == Status.IN_PROGRESS
+        )
+    ).one_or_none()
+    return row is not None and _holder_is_dead(row.lease_owner) and _rescue(session, row)
+
+
+def _holder_is_dead(owner: str | None) -> bool:
+    holder = leases.Owner.parse(owner or "")
+    return holder is not None and holder.is_known_dead()
+
+
+def _rescue(session: Session, row: Any) -> bool:
+    message = f"the worker of attempt {row.attempt} is gone ({row.lease_owner})"
+    if row.attempt < row.attempt_limit:
+        delay = retry.backoff(row.attempt, moves.policy(), retry.jitter())
+        return moves.leave(
+            session,
+            row.id,
+            row.attempt,
+            Verb.RESCUE,
+            Status.PENDING,
+            FailureReason.WORKER_LOST,
+            message,
+            delay=delay,
+        )
+    return moves.leave(
+        session, row.id, row.attempt, Verb.RESCUE, Status.FAILED, FailureReason.ATTEMPTS_EXHAUSTED, message
+    )

@@ -1,0 +1,206 @@
+"""What all changes of an operation share: the compare-and-set, the log row, the fence, the state of the package."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from ccat_data_transfer import leases, retry, settings
+from ccat_data_transfer.database import utcnow
+from ccat_data_transfer.exceptions import UnknownNameError
+from ccat_data_transfer.locations import LocationType
+from ccat_data_transfer.models import (
+    DataLocation,
+    LongTermArchiveTransfer,
+    LongTermArchiveTransferLog,
+    RawDataPackage,
+    RawDataPackagePhysicalCopy,
+)
+from ccat_data_transfer.states import FailureReason, PackageState, Status, Verb
+
+Operation = LongTermArchiveTransfer
+Log = LongTermArchiveTransferLog
+Copy = RawDataPackagePhysicalCopy
+# The one table behind all kinds of locations: hot statements need none of their subclasses' columns.
+place = DataLocation.__table__
+
+MAX_ERROR_LENGTH = 4000
+MAX_ID = 2**63 - 1
+
+
+def insert(session: Session, table: type[Any]) -> Any:
+    """An INSERT that knows ON CONFLICT, in the dialect of the session."""
+    return (postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert)(table)
+
+
+def log(
+    session: Session,
+    rows: Iterable[tuple[int, int]],
+    verb: Verb,
+    status: Status,
+    *,
+    reason: FailureReason | None = None,
+    message: str | None = None,
+) -> None:
+    """Write one log row for each (operation id, attempt)."""
+    values = [
+        {
+            "long_term_archive_transfer_id": operation_id,
+            "attempt": attempt,
+            "verb": verb,
+            "status": status,
+            "actor": leases.actor(),
+            "reason": reason,
+            "message": message[:MAX_ERROR_LENGTH] if message else None,
+        }
+        for operation_id, attempt in rows
+    ]
+    if values:
+        session.execute(sa.insert(Log), values)
+
+
+def update(*conditions: sa.ColumnElement[bool], **values: Any) -> Any:
+    """An UPDATE of operations that tells which rows it moved."""
+    return (
+        sa.update(Operation)
+        .where(*conditions)
+        .values(**values)
+        .returning(Operation.id, Operation.attempt, Operation.raw_data_package_id)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def held(operation_id: int, attempt: int) -> tuple[sa.ColumnElement[bool], ...]:
+    """The fence: true only while this attempt is the one that runs."""
+    return (
+        Operation.id == operation_id,
+        Operation.attempt == attempt,
+        Operation.status == Status.IN_PROGRESS,
+    )
+
+
+def leave(
+    session: Session,
+    operation_id: int,
+    attempt: int,
+    verb: Verb,
+    target: Status,
+    reason: FailureReason,
+    message: str,
+    *,
+    delay: float = 0.0,
+) -> bool:
+    """Move an operation out of `in_progress`, fenced by its attempt."""
+    values: dict[str, Any] = {"not_before": utcnow(delay)} if target is Status.PENDING else {}
+    if verb is Verb.SNOOZE:
+        values["attempt_limit"] = Operation.attempt_limit + 1  # the attempt is given back, its number is not
+    elif target is Status.PENDING:
+        values["retry_count"] = Operation.retry_count + 1
+    moved = session.execute(
+        update(
+            *held(operation_id, attempt),
+            status=target,
+            reason=reason,
+            error=message[:MAX_ERROR_LENGTH],
+            lease_owner=None,
+            lease_until=None,
+            **values,
+        )
+    ).one_or_none()
+    if moved is None:
+        return False
+    log(session, [(moved.id, moved.attempt)], verb, target, reason=reason, message=message)
+    refresh_packages(session, [moved.raw_data_package_id])
+    return True
+
+
+def active(location_type: LocationType, site_id: int | None) -> list[sa.ColumnElement[bool]]:
+    """True for the active places of a type, at one site or at all."""
+    conditions = [place.c.location_type == location_type, place.c.active]
+    return conditions if site_id is None else [*conditions, place.c.site_id == site_id]
+
+
+def takes_work() -> sa.ColumnElement[bool]:
+    """True for an active place that is not paused."""
+    return sa.and_(place.c.active, sa.or_(place.c.paused_until.is_(None), place.c.paused_until <= utcnow()))
+
+
+def refresh_packages(session: Session, package_ids: Collection[int], *, only_settled: bool = False) -> None:
+    """Derive the state of packages anew from their operations."""
+    if not package_ids:
+        return
+    settled = RawDataPackage.state.in_((PackageState.ARCHIVED, PackageState.FAILED))
+    session.execute(
+        sa.update(RawDataPackage)
+        .where(RawDataPackage.id.in_(package_ids), *([settled] if only_settled else []))
+        .values(state=derived_state())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def derived_state() -> Any:
+    """SPEC of a package's state, as one expression over the row of the package."""
+
+    def operations(*conditions: sa.ColumnElement[bool]) -> Any:
+        return sa.exists().where(
+            Operation.raw_data_package_id == RawDataPackage.id,
+            place.c.id == Operation.data_location_id,
+            *conditions,
+        )
+
+    completed = (
+        sa.select(sa.func.count())
+        .where(Operation.raw_data_package_id == RawDataPackage.id, Operation.status == Status.COMPLETED)
+        .correlate(RawDataPackage)
+        .scalar_subquery()
+    )
+    archive, done = place.alias("archive"), sa.orm.aliased(Operation)
+    missing = sa.exists().where(
+        Copy.raw_data_package_id == RawDataPackage.id,
+        place.c.id == Copy.data_location_id,
+        place.c.location_type == LocationType.BUFFER,
+        archive.c.site_id == place.c.site_id,
+        archive.c.location_type == LocationType.LONG_TERM_ARCHIVE,
+        archive.c.active,
+        ~sa.exists().where(
+            done.raw_data_package_id == RawDataPackage.id,
+            done.data_location_id == archive.c.id,
+            done.status == Status.COMPLETED,
+        ),
+    )
+    under_way = (Status.SCHEDULED, Status.IN_PROGRESS, Status.COMPLETED)
+    return sa.case(
+        (operations(Operation.status == Status.FAILED, place.c.active), PackageState.FAILED),
+        (sa.and_(completed >= settings.get().minimum_archive_copies, ~missing), PackageState.ARCHIVED),
+        (operations(Operation.status.in_(under_way)), PackageState.TRANSFERRING),
+        else_=PackageState.WAITING,
+    )
+
+
+def policy() -> retry.Policy:
+    """The configured delays."""
+    chosen = settings.get()
+    return retry.Policy(chosen.retry_first_delay_seconds, chosen.retry_longest_delay_seconds, chosen.pause_seconds)
+
+
+def resume(session: Session, location_id: int) -> None:
+    """End the pause of a location."""
+    session.execute(
+        sa.update(DataLocation)
+        .where(DataLocation.id == location_id)
+        .values(paused_until=None, pause_reason=None, pause_message=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def load(session: Session, operation_id: int) -> Operation:
+    """The row of an operation; raises `UnknownNameError`."""
+    operation = session.get(Operation, operation_id) if 0 < operation_id <= MAX_ID else None
+    if operation is None:
+        raise UnknownNameError(
+            f"there is no operation {operation_id}",
+            remedy="`ccat_data_transfer transfer list` shows them all",
+        )
+    return operation

@@ -1,0 +1,341 @@
+"""The worker's procedure: one attempt of one operation, from claim to record.
+
+The same for its three callers: the Celery task, a worker without a broker, and one operation in the foreground.
+No transaction is open while bytes move.
+"""
+
+import enum
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import Session
+
+from ccat_data_transfer import (
+    database,
+    dispatch,
+    leases,
+    logs,
+    names,
+    operations,
+    retry,
+    settings,
+    sidecar,
+    storage,
+    topology,
+)
+from ccat_data_transfer.checksums import DEFAULT_ALGORITHM, Checksum
+from ccat_data_transfer.exceptions import (
+    CCATDataOperationError,
+    DatabaseError,
+    DataCorruptionError,
+    DestinationFileExistsError,
+    LeaseLostError,
+    LocationUnavailableError,
+    NoChecksumError,
+    SourceMissingError,
+    StoppedError,
+)
+from ccat_data_transfer.storage.base import Progress, Receipt, Storage, no_progress
+
+log = logs.get(__name__)
+
+# How often a record whose answer was lost is looked at again before the lease is left to run out.
+RECORD_TRIES = 5
+
+
+class Ending(enum.StrEnum):
+    """How a call of `carry_out` ended."""
+
+    COMPLETED = "completed"
+    RETRY = "retry"
+    SNOOZE = "snooze"
+    FAIL = "fail"
+    LOST = "lost"  # the attempt was no longer ours; nothing was written
+    NOT_CLAIMED = "not_claimed"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `carry_out` did; the same is in the database."""
+
+    operation_id: object
+    ending: Ending
+    attempt: int = 0
+    package: str = ""
+    bytes: int = 0
+    error: BaseException | None = None
+
+
+def carry_out(
+    long_term_archive_transfer_id: object,
+    session: Session | None = None,
+    *,
+    queues: Collection[str] | None = None,
+    on_progress: Progress = no_progress,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """The worker's procedure: claim, copy, verify, record.
+
+    Never raises for a failed attempt: retry, snooze and failure are decided and recorded. Raises `DatabaseError`
+    when the database could not be asked or told; the operation is rescued then. With `session` given that one is
+    used, and committed at each step. `should_stop` is asked while bytes move; when it says yes the attempt is given
+    back.
+    """
+    chosen = settings.get()
+    owner = leases.Owner.of_this_process()
+    with _transaction(session) as own:
+        claim = operations.claim(own, long_term_archive_transfer_id, owner, chosen.lease_seconds, queues=queues)
+        if isinstance(claim, operations.NotClaimed) and isinstance(long_term_archive_transfer_id, int):
+            # A message that comes back after its worker died meets the dead worker's lease.
+            operations.rescue_one(own, long_term_archive_transfer_id)
+    if isinstance(claim, operations.NotClaimed):
+        log.info("operation_not_claimed", operation_id=repr(claim.operation_id)[:100], why=claim.why)
+        return Result(long_term_archive_transfer_id, Ending.NOT_CLAIMED)
+    log.info("operation_claimed", **_context(claim))
+    with _Heartbeat(claim, session) as heartbeat:
+
+        def progress(count: int) -> None:
+            heartbeat.check()
+            if should_stop():
+                raise StoppedError("asked to stop")
+            on_progress(count)
+
+        try:
+            receipt = _carry(claim, session, progress)
+            _record(claim, receipt, session, heartbeat)
+        except DatabaseError:
+            raise
+        except LeaseLostError as error:
+            log.warning("lease_lost", **_context(claim), error=str(error))
+            return Result(claim.operation_id, Ending.LOST, claim.attempt, claim.package, error=error)
+        except BaseException as error:  # MemoryError and a library's SystemExit too: they must be counted, not loop
+            result = _settle(claim, session, error)
+            if isinstance(error, KeyboardInterrupt | GeneratorExit):
+                raise
+            return result
+    log.info(
+        "operation_completed",
+        **_context(claim),
+        bytes=receipt.size,
+        evidence=receipt.evidence,
+        adopted=receipt.adopted,
+    )
+    return Result(claim.operation_id, Ending.COMPLETED, claim.attempt, claim.package, receipt.size)
+
+
+def _context(claim: operations.Claim) -> dict[str, Any]:
+    return {
+        "operation_id": claim.operation_id,
+        "attempt": claim.attempt,
+        "package": claim.package,
+        "location": str(claim.destination),
+    }
+
+
+@contextmanager
+def _transaction(session: Session | None) -> Iterator[Session]:
+    """One transaction on the caller's session, or on one of our own."""
+    if session is None:
+        with database.session_scope() as own:
+            yield own
+        return
+    try:
+        with database.translated_errors():
+            yield session
+            session.commit()
+    except BaseException:
+        session.rollback()
+        raise
+
+
+class _Heartbeat:
+    """Extends the lease of an attempt from its own thread and connection, and tells when it is lost."""
+
+    def __init__(self, claim: operations.Claim, session: Session | None) -> None:
+        self._claim = claim
+        self._bind = _engine_of(session)
+        self._ended = threading.Event()
+        self._lost: str | None = None
+        self._thread = threading.Thread(target=self._run, name=f"heartbeat-{claim.token}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise `LeaseLostError` when the attempt must stop."""
+        if self._lost:
+            raise LeaseLostError(self._lost)
+
+    def wait(self, seconds: float) -> None:
+        """Wait while the lease is being extended."""
+        self._ended.wait(seconds)
+
+    def _run(self) -> None:
+        chosen = settings.get()
+        claim, missed = self._claim, 0
+        while not self._ended.wait(chosen.heartbeat):
+            try:
+                with database.session_scope(self._bind) as session:
+                    held = operations.heartbeat(session, claim.operation_id, claim.attempt, chosen.lease_seconds)
+                missed = 0
+            except DatabaseError as error:
+                missed += 1
+                log.warning("heartbeat_failed", **_context(claim), error=str(error), missed=missed)
+                # The lease outlives the unsaid heartbeats that make half of it; after that it counts as lost.
+                held = missed * chosen.heartbeat < chosen.lease_seconds / 2
+            if not held:
+                self._lost = f"attempt {claim.attempt} of operation {claim.operation_id} lost its lease"
+                return
+
+
+def _engine_of(session: Session | None) -> Engine | None:
+    """The engine behind a caller's session: a heartbeat never shares its connection."""
+    bind = session.get_bind() if session is not None else None
+    return bind.engine if isinstance(bind, Connection) else bind
+
+
+def _carry(claim: operations.Claim, session: Session | None, progress: Progress) -> Receipt:
+    """Bring the bytes and their documents to the destination; no transaction is open while they move."""
+    names.check_package_name(claim.package)
+    expected = _expected_checksum(claim)
+    with _transaction(session) as own:
+        described = operations.describe(own, claim)
+    destination = storage.open_storage(topology.enrolled(claim.destination))
+    receipt = _put(claim, destination, expected, progress)
+    _put_documents(claim, destination, receipt, described)
+    return receipt
+
+
+def _expected_checksum(claim: operations.Claim) -> Checksum:
+    if not claim.checksum:
+        raise NoChecksumError(f"package '{claim.package}' has no recorded checksum")
+    try:
+        return Checksum.parse(claim.checksum)
+    except ValueError as error:
+        raise NoChecksumError(f"package '{claim.package}': {error}") from None
+
+
+def _put(claim: operations.Claim, destination: Storage, expected: Checksum, progress: Progress) -> Receipt:
+    """Store the package from the best source that has it: the next one is tried when a source is at fault."""
+    fault: CCATDataOperationError = SourceMissingError(
+        f"package '{claim.package}' has no present copy in an active buffer of site '{claim.destination.site}'"
+    )
+    for source in claim.sources:
+        try:
+            with storage.open_storage(source.location).open(source.path) as reader:
+                if reader.size != claim.size:
+                    raise DataCorruptionError(
+                        f"package '{claim.package}' at '{source.location}' has {reader.size} bytes, "
+                        f"recorded are {claim.size}"
+                    )
+                return destination.put(
+                    reader, names.object_key(claim.package), expected, token=claim.token, on_progress=progress
+                )
+        except (SourceMissingError, DataCorruptionError) as error:
+            log.warning("source_unusable", **_context(claim), source=str(source.location), error=str(error))
+            fault = error
+        except LocationUnavailableError as error:
+            if error.location == str(claim.destination):
+                raise
+            log.warning("source_unusable", **_context(claim), source=str(source.location), error=str(error))
+            fault = error
+    raise fault
+
+
+def _put_documents(
+    claim: operations.Claim, destination: Storage, receipt: Receipt, described: operations.Description
+) -> None:
+    """Store the manifest and the sidecar; those of an earlier attempt are adopted when they speak of these bytes."""
+    manifest = sidecar.manifest(claim.package, receipt.checksums[DEFAULT_ALGORITHM])
+    verified = sidecar.CustodyEvent(
+        datetime.now(UTC), "verify", leases.actor(), str(claim.destination), str(receipt.evidence)
+    )
+    document = sidecar.build(
+        package=claim.package,
+        size=receipt.size,
+        recorded_checksum=str(claim.checksum),
+        checksums=receipt.checksums,
+        files=described.files,
+        metadata=described.metadata,
+        custody=[*described.custody, verified],
+    )
+    _put_document(
+        claim, destination, names.manifest_key(claim.package), manifest, is_ours=lambda found: found == manifest
+    )
+    _put_document(
+        claim,
+        destination,
+        names.sidecar_key(claim.package),
+        document,
+        is_ours=lambda found: sidecar.vouches_for(found, claim.package, receipt.checksums),
+    )
+
+
+def _put_document(
+    claim: operations.Claim, destination: Storage, key: str, data: bytes, *, is_ours: Callable[[bytes], bool]
+) -> None:
+    if not destination.put_document(key, data, token=claim.token) and not is_ours(
+        destination.read_document(key) or b""
+    ):
+        raise DestinationFileExistsError(f"document '{key}' at '{claim.destination}' is about other bytes")
+
+
+def _record(claim: operations.Claim, receipt: Receipt, session: Session | None, heartbeat: _Heartbeat) -> None:
+    """Record the copy. A commit whose answer was lost is looked up, with a new connection, before it is believed."""
+    for left in reversed(range(RECORD_TRIES)):
+        try:
+            with _transaction(session) as own:
+                operations.record(own, claim, receipt)
+            return
+        except DatabaseError as error:
+            log.warning("record_unanswered", **_context(claim), error=str(error), tries_left=left)
+            if not left:
+                raise
+        heartbeat.wait(1.0)
+        try:
+            with database.session_scope(_engine_of(session), read_only=True) as fresh:
+                recorded = operations.is_recorded(fresh, claim.operation_id, claim.attempt)
+        except DatabaseError:
+            continue
+        if recorded:
+            return
+        if recorded is False:
+            raise LeaseLostError(f"operation {claim.operation_id} went on without attempt {claim.attempt}")
+
+
+def _settle(claim: operations.Claim, session: Session | None, error: BaseException) -> Result:
+    """Decide and record what follows a failed attempt."""
+    decision = retry.decide(error, attempt=claim.attempt, attempts_left=claim.attempts_left, policy=operations.policy())
+    with _transaction(session) as own:
+        moved = operations.settle(own, claim.operation_id, claim.attempt, decision, error)
+    ending = Ending(decision.outcome) if moved else Ending.LOST
+    log.warning(
+        "attempt_failed",
+        **_context(claim),
+        ending=str(ending),
+        reason=str(decision.reason),
+        error=str(error) or type(error).__name__,
+        due_in_seconds=round(decision.delay, 1),
+        exc_info=not isinstance(error, CCATDataOperationError),
+    )
+    return Result(claim.operation_id, ending, claim.attempt, claim.package, error=error)
+
+
+def local_workers(stop: threading.Event | None = None) -> dispatch.LocalWorkers:
+    """Threads that carry operations in this process."""
+    asked = stop or threading.Event()
+
+    def carry(operation_id: int) -> bool:
+        return carry_out(operation_id, should_stop=asked.is_set).ending is not Ending.NOT_CLAIMED
+
+    return dispatch.LocalWorkers(carry, concurrency=settings.get().worker_concurrency, stop=asked)
