@@ -34,8 +34,8 @@ class utcnow(sa.sql.functions.GenericFunction[datetime]):  # noqa: N801 - reads 
     inherit_cache = True
     name = "utcnow"
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__(sa.literal(float(seconds), sa.Float))
+    def __init__(self, seconds: float | sa.BindParameter[float] = 0.0) -> None:
+        super().__init__(sa.literal(float(seconds), sa.Float) if isinstance(seconds, float | int) else seconds)
         self.type = UTCDateTime()
 
 

@@ -47,8 +47,9 @@ def run_pass(site_id: int | None) -> Pass:
     scheduled: list[operations.Dispatch] = []
     unsent: list[int] = []
     if settings.get().uses_broker:
-        with database.session_scope() as session:
-            scheduled = operations.schedule(session, site_id=site_id)
+        for location_id in archive_ids(site_id):
+            with database.session_scope() as session:
+                scheduled += operations.schedule(session, location_id)
         unsent = dispatch.send(scheduled)
         if unsent:
             with database.session_scope() as session:

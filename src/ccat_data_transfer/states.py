@@ -67,7 +67,8 @@ class PauseReason(StrEnum):
     READ_ONLY = "read_only"
     DENIED = "denied"
     UNREACHABLE = "unreachable"
-    EVIDENCE = "evidence"
+    EVIDENCE = "evidence"  # it cannot give the evidence that its policy asks for
+    MISCONFIGURED = "misconfigured"
 
 
 class Evidence(StrEnum):

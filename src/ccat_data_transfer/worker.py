@@ -4,6 +4,7 @@ The same for its three callers: the Celery task, a worker without a broker, and 
 No transaction is open while bytes move.
 """
 
+import dataclasses
 import enum
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -31,6 +32,7 @@ from ccat_data_transfer import (
 from ccat_data_transfer.checksums import DEFAULT_ALGORITHM, Checksum
 from ccat_data_transfer.exceptions import (
     CCATDataOperationError,
+    ConfigurationError,
     DatabaseError,
     DataCorruptionError,
     DestinationFileExistsError,
@@ -40,6 +42,8 @@ from ccat_data_transfer.exceptions import (
     SourceMissingError,
     StoppedError,
 )
+from ccat_data_transfer.locations import Location
+from ccat_data_transfer.states import PauseReason
 from ccat_data_transfer.storage.base import Progress, Receipt, Storage, no_progress
 
 log = logs.get(__name__)
@@ -106,7 +110,7 @@ def carry_out(
             on_progress(count)
 
         try:
-            receipt = _carry(claim, session, progress)
+            receipt = _carry(claim, progress)
             _record(claim, receipt, session, heartbeat)
         except DatabaseError:
             raise
@@ -204,16 +208,26 @@ def _engine_of(session: Session | None) -> Engine | None:
     return bind.engine if isinstance(bind, Connection) else bind
 
 
-def _carry(claim: operations.Claim, session: Session | None, progress: Progress) -> Receipt:
+def _carry(claim: operations.Claim, progress: Progress) -> Receipt:
     """Bring the bytes and their documents to the destination; no transaction is open while they move."""
     names.check_package_name(claim.package)
     expected = _expected_checksum(claim)
-    with _transaction(session) as own:
-        described = operations.describe(own, claim)
-    destination = storage.open_storage(topology.enrolled(claim.destination))
+    destination = _open_destination(claim.destination)
     receipt = _put(claim, destination, expected, progress)
-    _put_documents(claim, destination, receipt, described)
+    _put_documents(claim, destination, receipt)
     return receipt
+
+
+def _open_destination(location: Location) -> Storage:
+    """The backend of a destination, marked as ours at its first use. What is wrong with it is no package's fault."""
+    try:
+        if location.volume_id is None:
+            location = dataclasses.replace(location, volume_id=topology.enrol(location.id))
+        return storage.open_storage(location)
+    except ConfigurationError as error:
+        raise LocationUnavailableError(
+            str(error), condition=PauseReason.MISCONFIGURED, location=str(location), remedy=error.remedy
+        ) from error
 
 
 def _expected_checksum(claim: operations.Claim) -> Checksum:
@@ -252,9 +266,7 @@ def _put(claim: operations.Claim, destination: Storage, expected: Checksum, prog
     raise fault
 
 
-def _put_documents(
-    claim: operations.Claim, destination: Storage, receipt: Receipt, described: operations.Description
-) -> None:
+def _put_documents(claim: operations.Claim, destination: Storage, receipt: Receipt) -> None:
     """Store the manifest and the sidecar; those of an earlier attempt are adopted when they speak of these bytes."""
     manifest = sidecar.manifest(claim.package, receipt.checksums[DEFAULT_ALGORITHM])
     verified = sidecar.CustodyEvent(
@@ -265,9 +277,9 @@ def _put_documents(
         size=receipt.size,
         recorded_checksum=str(claim.checksum),
         checksums=receipt.checksums,
-        files=described.files,
-        metadata=described.metadata,
-        custody=[*described.custody, verified],
+        files=claim.files,
+        metadata=claim.metadata,
+        custody=[*claim.custody, verified],
     )
     _put_document(
         claim, destination, names.manifest_key(claim.package), manifest, is_ours=lambda found: found == manifest

@@ -7,11 +7,9 @@ the attempt's number. All times are the database's.
 
 from ccat_data_transfer.operations.attempts import (
     Claim,
-    Description,
     NotClaimed,
     Source,
     claim,
-    describe,
     heartbeat,
     is_recorded,
     record,
@@ -34,7 +32,6 @@ from ccat_data_transfer.operations.moves import load, policy, resume
 
 __all__ = [
     "Claim",
-    "Description",
     "Dispatch",
     "NotClaimed",
     "Source",
@@ -43,7 +40,6 @@ __all__ = [
     "claim",
     "create",
     "create_for",
-    "describe",
     "due_here",
     "fail",
     "heartbeat",

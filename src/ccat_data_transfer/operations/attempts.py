@@ -1,5 +1,6 @@
 """The worker's side of operations: claim, heartbeat, record, retry, snooze, fail; each fenced by the attempt."""
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,15 @@ from ccat_data_transfer.checksums import DEFAULT_ALGORITHM
 from ccat_data_transfer.database import utcnow
 from ccat_data_transfer.exceptions import LeaseLostError, LocationUnavailableError
 from ccat_data_transfer.locations import Location, LocationType
-from ccat_data_transfer.models import DataLocation, RawDataFile, RawDataPackage, RawDataPackageMetadata, Site
+from ccat_data_transfer.models import (
+    DataLocation,
+    LongTermArchiveTransferLog,
+    RawDataFile,
+    RawDataPackageMetadata,
+    Site,
+)
 from ccat_data_transfer.operations import moves
-from ccat_data_transfer.operations.moves import MAX_ERROR_LENGTH, MAX_ID, Copy, Log, Operation, place
+from ccat_data_transfer.operations.moves import MAX_ERROR_LENGTH, MAX_ID, Copy, Operation, Package, place, run
 from ccat_data_transfer.states import PackageState, PhysicalCopyStatus, Status, Verb, sources
 from ccat_data_transfer.storage.base import Receipt
 
@@ -41,6 +48,9 @@ class Claim:
     sources: tuple[Source, ...]
     destination: Location
     destination_was_paused: bool
+    files: list[sidecar.FileEntry]
+    metadata: dict[str, Any]
+    custody: list[sidecar.CustodyEvent]
 
     @property
     def token(self) -> str:
@@ -54,15 +64,6 @@ class NotClaimed:
 
     operation_id: object
     why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What the sidecar tells of a package beyond its bytes."""
-
-    files: list[sidecar.FileEntry]
-    metadata: dict[str, Any]
-    custody: list[sidecar.CustodyEvent]
 
 
 def claim(
@@ -80,60 +81,97 @@ def claim(
     """
     if not isinstance(operation_id, int) or isinstance(operation_id, bool) or not 0 < operation_id <= MAX_ID:
         return NotClaimed(operation_id, "this is no operation id")
-    allowed = sa.exists().where(place.c.id == Operation.data_location_id, moves.takes_work(), *_belongs_to(queues))
-    row = session.execute(
-        moves.update(
-            Operation.id == operation_id,
-            Operation.status.in_(sources(Verb.CLAIM, Status.IN_PROGRESS)),
-            Operation.not_before <= utcnow(),
-            Operation.attempt < Operation.attempt_limit,
-            allowed,
-            status=Status.IN_PROGRESS,
-            attempt=Operation.attempt + 1,
-            lease_owner=str(owner),
-            lease_until=utcnow(lease_seconds),
-            started_at=utcnow(),
-            resend_at=None,
-        ).returning(Operation.attempt_limit, Operation.data_location_id)
-    ).one_or_none()
+    parameters = {"operation_id": operation_id, "owner": str(owner), "lease_seconds": lease_seconds}
+    if queues is not None:
+        parameters["queues"] = list(queues)
+    row = run(session, _claim_statement(queues is not None), parameters).one_or_none()
     if row is None:
         return NotClaimed(operation_id, _why_not_claimed(session, operation_id))
     moves.log(session, [(row.id, row.attempt)], Verb.CLAIM, Status.IN_PROGRESS)
-    session.execute(
-        sa.update(RawDataPackage)
-        .where(RawDataPackage.id == row.raw_data_package_id, RawDataPackage.state == PackageState.WAITING)
-        .values(state=PackageState.TRANSFERRING)
-        .execution_options(synchronize_session=False)
-    )
+    run(session, _NOT_WAITING, {"package_id": row.raw_data_package_id})
     return _claim_details(session, row)
 
 
-def _belongs_to(queues: Collection[str] | None) -> list[sa.ColumnElement[bool]]:
-    if queues is None:
-        return []
-    queue = Site.short_name + "_" + place.c.name + f"_{routing.OPERATION_TYPE}"
-    return [Site.id == place.c.site_id, queue.in_(queues)]
+@functools.cache
+def _claim_statement(within_queues: bool) -> Any:
+    allowed = [place.c.id == Operation.data_location_id, moves.takes_work()]
+    if within_queues:
+        queue = Site.short_name + "_" + place.c.name + f"_{routing.OPERATION_TYPE}"
+        allowed += [Site.id == place.c.site_id, queue.in_(sa.bindparam("queues", expanding=True))]
+    return moves.update(
+        Operation.id == sa.bindparam("operation_id", type_=sa.BigInteger),
+        Operation.status.in_(sources(Verb.CLAIM, Status.IN_PROGRESS)),
+        Operation.not_before <= utcnow(),
+        Operation.attempt < Operation.attempt_limit,
+        sa.exists().where(*allowed),
+        status=Status.IN_PROGRESS,
+        attempt=Operation.attempt + 1,
+        lease_owner=sa.bindparam("owner"),
+        lease_until=utcnow(sa.bindparam("lease_seconds", type_=sa.Float)),
+        started_at=utcnow(),
+        resend_at=None,
+    ).returning(Operation.attempt_limit, Operation.data_location_id)
+
+
+_destination = place.alias("destination")
+_about: Any = RawDataPackageMetadata.__table__
+_file: Any = RawDataFile.__table__
+_log: Any = LongTermArchiveTransferLog.__table__
+_NOT_WAITING = (
+    sa.update(moves.package)
+    .where(Package.id == sa.bindparam("package_id"), Package.state == PackageState.WAITING)
+    .values(state=PackageState.TRANSFERRING)
+)
+_PACKAGE = (
+    sa.select(
+        Package.name,
+        Package.size,
+        Package.checksum,
+        Package.created_at,
+        _about.c.document,
+    )
+    .outerjoin(_about, _about.c.raw_data_package_id == Package.id)
+    .where(Package.id == sa.bindparam("package_id"))
+)
+_COPIES = (
+    sa.select(Copy.path, Copy.data_location_id)
+    .join(place, place.c.id == Copy.data_location_id)
+    .where(
+        Copy.raw_data_package_id == sa.bindparam("package_id"),
+        Copy.status == PhysicalCopyStatus.PRESENT,
+        place.c.location_type == LocationType.BUFFER,
+        place.c.active,
+        place.c.site_id.in_(sa.select(_destination.c.site_id).where(_destination.c.id == sa.bindparam("location_id"))),
+    )
+    .order_by(place.c.priority, place.c.id)
+)
+_FILES = (
+    sa.select(_file.c.path, _file.c.size, _file.c.checksum, _file.c.modified_at)
+    .where(_file.c.raw_data_package_id == sa.bindparam("package_id"))
+    .order_by(_file.c.path)
+)
+_EVENTS = (
+    sa.select(_log.c.at, _log.c.verb, _log.c.actor)
+    .where(_log.c.long_term_archive_transfer_id == sa.bindparam("operation_id"))
+    .order_by(_log.c.id)
+)
 
 
 def _claim_details(session: Session, row: Any) -> Claim:
-    package = session.execute(
-        sa.select(RawDataPackage.name, RawDataPackage.size, RawDataPackage.checksum).where(
-            RawDataPackage.id == row.raw_data_package_id
+    of_package = {"package_id": row.raw_data_package_id}
+    package = run(session, _PACKAGE, of_package).one()
+    copies = run(session, _COPIES, {**of_package, "location_id": row.data_location_id}).all()
+    rows = session.scalars(
+        sa.select(DataLocation).where(
+            DataLocation.id.in_({row.data_location_id, *(c.data_location_id for c in copies)})
         )
-    ).one()
-    destination = session.get_one(DataLocation, row.data_location_id)
-    copies = session.execute(
-        sa.select(Copy.path, DataLocation)
-        .join(DataLocation, DataLocation.id == Copy.data_location_id)
-        .where(
-            Copy.raw_data_package_id == row.raw_data_package_id,
-            Copy.status == PhysicalCopyStatus.PRESENT,
-            DataLocation.location_type == LocationType.BUFFER,
-            DataLocation.active,
-            DataLocation.site_id == destination.site_id,
-        )
-        .order_by(DataLocation.priority, DataLocation.id)
     )
+    locations = {location.id: location for location in rows}
+    found = tuple(Source(locations[c.data_location_id].value(), c.path) for c in copies)
+    destination = locations[row.data_location_id]
+    events = run(session, _EVENTS, {"operation_id": row.id})
+    registered = sidecar.CustodyEvent(package.created_at, "register", "", str(found[0].location) if found else "")
+    here = str(destination.value())
     return Claim(
         operation_id=row.id,
         attempt=row.attempt,
@@ -142,14 +180,21 @@ def _claim_details(session: Session, row: Any) -> Claim:
         package=package.name,
         size=package.size,
         checksum=package.checksum,
-        sources=tuple(Source(location.value(), path) for path, location in copies),
+        sources=found,
         destination=destination.value(),
         destination_was_paused=destination.paused_until is not None,
+        files=[
+            sidecar.FileEntry(file.path, file.size, file.checksum, file.modified_at)
+            for file in run(session, _FILES, {"package_id": row.raw_data_package_id})
+        ],
+        metadata=package.document or {},
+        custody=[registered, *(sidecar.CustodyEvent(e.at, e.verb, e.actor, here) for e in events)],
     )
 
 
 def _why_not_claimed(session: Session, operation_id: int) -> str:
-    row = session.execute(
+    row = run(
+        session,
         sa.select(
             Operation.status,
             Operation.attempt,
@@ -159,7 +204,7 @@ def _why_not_claimed(session: Session, operation_id: int) -> str:
             sa.and_(place.c.paused_until.is_not(None), place.c.paused_until > utcnow()).label("paused"),
         )
         .join(place, place.c.id == Operation.data_location_id)
-        .where(Operation.id == operation_id)
+        .where(Operation.id == operation_id),
     ).one_or_none()
     if row is None:
         return "there is no such operation"
@@ -177,36 +222,9 @@ def _why_not_claimed(session: Session, operation_id: int) -> str:
 def heartbeat(session: Session, operation_id: int, attempt: int, lease_seconds: float) -> bool:
     """Extend the lease of a running attempt; False means that it is not ours any more and must stop at once."""
     return bool(
-        session.execute(moves.update(*moves.held(operation_id, attempt), lease_until=utcnow(lease_seconds))).all()
-    )
-
-
-def describe(session: Session, claim: Claim) -> Description:
-    """The file list, the metadata and the history so far of a claimed operation's package."""
-    files = session.execute(
-        sa.select(RawDataFile.path, RawDataFile.size, RawDataFile.checksum, RawDataFile.modified_at)
-        .where(RawDataFile.raw_data_package_id == claim.package_id)
-        .order_by(RawDataFile.path)
-    )
-    package = session.execute(
-        sa.select(RawDataPackage.created_at, RawDataPackageMetadata.document)
-        .outerjoin(RawDataPackageMetadata, RawDataPackageMetadata.raw_data_package_id == RawDataPackage.id)
-        .where(RawDataPackage.id == claim.package_id)
-    ).one()
-    events = session.execute(
-        sa.select(Log.at, Log.verb, Log.actor)
-        .where(Log.long_term_archive_transfer_id == claim.operation_id)
-        .order_by(Log.id)
-    )
-    origin = str(claim.sources[0].location) if claim.sources else ""
-    registered = sidecar.CustodyEvent(package.created_at, "register", "", origin)
-    return Description(
-        files=[sidecar.FileEntry(*row) for row in files],
-        metadata=package.document or {},
-        custody=[
-            registered,
-            *(sidecar.CustodyEvent(e.at, e.verb, e.actor, str(claim.destination)) for e in events),
-        ],
+        run(
+            session, moves.update(*moves.HELD, lease_until=utcnow(lease_seconds)), moves.held(operation_id, attempt)
+        ).all()
     )
 
 
@@ -215,42 +233,51 @@ def record(session: Session, claim: Claim, receipt: Receipt) -> None:
 
     Raises `LeaseLostError` when the attempt is not the running one any more; nothing is written then.
     """
-    moved = session.execute(
-        moves.update(
-            *moves.held(claim.operation_id, claim.attempt),
-            status=Status.COMPLETED,
-            completed_at=utcnow(),
-            evidence=receipt.evidence,
-            reason=None,
-            error=None,
-            lease_owner=None,
-            lease_until=None,
-        )
+    moved = run(
+        session, _COMPLETE, {**moves.held(claim.operation_id, claim.attempt), "found_evidence": receipt.evidence}
     ).one_or_none()
     if moved is None:
         raise LeaseLostError(f"attempt {claim.attempt} of operation {claim.operation_id} no longer holds its lease")
-    copy = {
-        "status": PhysicalCopyStatus.PRESENT,
-        "path": receipt.key,
-        "checksum": str(receipt.checksums[DEFAULT_ALGORITHM]),
-        "verified_at": utcnow(),
-        "verified_how": receipt.evidence,
-    }
-    session.execute(
-        moves.insert(session, Copy)
-        .values(
-            raw_data_package_id=claim.package_id,
-            data_location_id=claim.destination.id,
-            considered=True,
-            **copy,
-        )
-        .on_conflict_do_update(index_elements=["raw_data_package_id", "data_location_id"], set_=copy)
+    run(
+        session,
+        _store_copy(session.get_bind().dialect.name),
+        {
+            "raw_data_package_id": claim.package_id,
+            "data_location_id": claim.destination.id,
+            "path": receipt.key,
+            "checksum": str(receipt.checksums[DEFAULT_ALGORITHM]),
+            "verified_how": receipt.evidence,
+        },
     )
     note = f"{'adopted' if receipt.adopted else 'copied'} {receipt.size} bytes, evidence {receipt.evidence}"
     moves.log(session, [(moved.id, moved.attempt)], Verb.RECORD, Status.COMPLETED, message=note)
     moves.refresh_packages(session, [claim.package_id])
     if claim.destination_was_paused:
         moves.resume(session, claim.destination.id)
+
+
+_COMPLETE = moves.update(
+    *moves.HELD,
+    status=Status.COMPLETED,
+    completed_at=utcnow(),
+    evidence=sa.bindparam("found_evidence", type_=Operation.evidence.type),
+    reason=None,
+    error=None,
+    lease_owner=None,
+    lease_until=None,
+)
+
+
+@functools.cache
+def _store_copy(dialect: str) -> Any:
+    insert = moves.insert(dialect, moves.copy).values(
+        considered=True, status=PhysicalCopyStatus.PRESENT, verified_at=utcnow()
+    )
+    known = {"status", "path", "checksum", "verified_at", "verified_how"}
+    return insert.on_conflict_do_update(
+        index_elements=["raw_data_package_id", "data_location_id"],
+        set_={name: insert.excluded[name] for name in known},
+    )
 
 
 def settle(session: Session, operation_id: int, attempt: int, decision: retry.Decision, error: BaseException) -> bool:
@@ -287,35 +314,36 @@ def settle(session: Session, operation_id: int, attempt: int, decision: retry.De
 def _pause(session: Session, operation_id: int, error: LocationUnavailableError, seconds: float) -> None:
     """Pause the destination of an operation if it is the place that is unwell (a source pauses nothing)."""
     location = session.scalars(
-        sa.select(DataLocation)
-        .join(Operation, Operation.data_location_id == DataLocation.id)
-        .where(Operation.id == operation_id)
+        sa.select(DataLocation).where(
+            DataLocation.id.in_(sa.select(Operation.data_location_id).where(Operation.id == operation_id))
+        )
     ).one()
     if str(location.value()) != error.location:
         return
-    session.execute(
-        sa.update(DataLocation)
-        .where(DataLocation.id == location.id)
+    run(
+        session,
+        sa.update(place)
+        .where(place.c.id == location.id)
         .values(
             paused_until=utcnow(seconds),
             pause_reason=error.condition,
             pause_message=str(error)[:MAX_ERROR_LENGTH],
-        )
-        .execution_options(synchronize_session=False)
+        ),
     )
     # Messages that arrive meanwhile are dropped, so what is scheduled is sent again when the pause is over.
-    session.execute(
+    run(
+        session,
         moves.update(
             Operation.data_location_id == location.id,
             Operation.status == Status.SCHEDULED,
             resend_at=utcnow(seconds),
-        )
+        ),
     )
 
 
 def is_recorded(session: Session, operation_id: int, attempt: int) -> bool | None:
     """After a commit whose answer was lost: True when this attempt completed, None when it still runs, else False."""
-    row = session.execute(sa.select(Operation.status, Operation.attempt).where(Operation.id == operation_id)).one()
+    row = run(session, sa.select(Operation.status, Operation.attempt).where(Operation.id == operation_id)).one()
     if row.attempt != attempt:
         return False
     return {Status.COMPLETED: True, Status.IN_PROGRESS: None}.get(row.status, False)

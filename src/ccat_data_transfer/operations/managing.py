@@ -1,6 +1,6 @@
 """The manager's side of operations: create, schedule, rescue, and what is due here without a broker."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from ccat_data_transfer import leases, retry, settings
 from ccat_data_transfer.database import utcnow
 from ccat_data_transfer.locations import LocationType
-from ccat_data_transfer.models import DataLocation, RawDataPackage, Site
+from ccat_data_transfer.models import DataLocation, Site
 from ccat_data_transfer.operations import moves
-from ccat_data_transfer.operations.moves import Copy, Operation, place
+from ccat_data_transfer.operations.moves import Copy, Operation, Package, place, run
 from ccat_data_transfer.states import FailureReason, PhysicalCopyStatus, Status, Verb
 
 BATCH = 1000
@@ -33,19 +33,24 @@ def create(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
     number of managers: what two of them want to create, the unique key makes once.
     """
     _notice_changed_topology(session, site_id)
-    copies = session.scalars(
-        sa.select(Copy.id)
-        .join(place, place.c.id == Copy.data_location_id)
-        .join(RawDataPackage, RawDataPackage.id == Copy.raw_data_package_id)
-        .where(
-            Copy.considered.is_(False),
-            Copy.status == PhysicalCopyStatus.PRESENT,
-            RawDataPackage.checksum.is_not(None),
-            *moves.active(LocationType.BUFFER, site_id),
+    copies = (
+        run(
+            session,
+            sa.select(Copy.id)
+            .join(place, place.c.id == Copy.data_location_id)
+            .join(moves.package, Package.id == Copy.raw_data_package_id)
+            .where(
+                Copy.considered.is_(False),
+                Copy.status == PhysicalCopyStatus.PRESENT,
+                Package.checksum.is_not(None),
+                *moves.active(LocationType.BUFFER, site_id),
+            )
+            .limit(limit)
+            .with_for_update(of=moves.copy, skip_locked=True),
         )
-        .limit(limit)
-        .with_for_update(of=Copy, skip_locked=True)
-    ).all()
+        .scalars()
+        .all()
+    )
     if not copies:
         return 0, 0
     archive = place.alias("archive")
@@ -55,29 +60,29 @@ def create(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
         .join(place, place.c.id == Copy.data_location_id)
         .join(archive, archive.c.site_id == place.c.site_id)
         .where(Copy.id.in_(copies), archive.c.location_type == LocationType.LONG_TERM_ARCHIVE, archive.c.active)
+        .order_by(Copy.raw_data_package_id, archive.c.id)  # so that two managers meet the unique key in one order
     )
     created = _create(session, wanted)
-    session.execute(
-        sa.update(Copy).where(Copy.id.in_(copies)).values(considered=True).execution_options(synchronize_session=False)
-    )
+    run(session, sa.update(moves.copy).where(Copy.id.in_(copies)).values(considered=True))
     return len(copies), created
 
 
 def create_for(session: Session, package_ids: Collection[int], location_id: int) -> int:
     """Create the missing operations of these packages to one location; returns how many were created."""
-    wanted = sa.select(RawDataPackage.id, sa.literal(location_id), sa.literal(settings.get().max_attempts)).where(
-        RawDataPackage.id.in_(package_ids), RawDataPackage.checksum.is_not(None)
+    wanted = sa.select(Package.id, sa.literal(location_id), sa.literal(settings.get().max_attempts)).where(
+        Package.id.in_(package_ids), Package.checksum.is_not(None)
     )
     return _create(session, wanted)
 
 
 def _create(session: Session, wanted: Any) -> int:
     """Insert what `wanted` selects (package, location, attempt limit) where the database does not have it yet."""
-    created = session.execute(
-        moves.insert(session, Operation)
+    created = run(
+        session,
+        moves.insert(session.get_bind().dialect.name, moves.operation)
         .from_select(["raw_data_package_id", "data_location_id", "attempt_limit"], wanted)
         .on_conflict_do_nothing()
-        .returning(Operation.id, Operation.raw_data_package_id)
+        .returning(Operation.id, Operation.raw_data_package_id),
     ).all()
     moves.log(session, ((row.id, 0) for row in created), Verb.CREATE, Status.PENDING)
     # Only a package that had been finished, or had failed, can change its state by new work.
@@ -87,86 +92,97 @@ def _create(session: Session, wanted: Any) -> int:
 
 def _notice_changed_topology(session: Session, site_id: int | None) -> None:
     """Look at every copy of a site again when its active buffers or archives are not those that were last seen."""
-    places = session.execute(
+    places = run(
+        session,
         sa.select(place.c.site_id, place.c.id, place.c.location_type)
         .where(place.c.active, place.c.location_type.in_((LocationType.BUFFER, LocationType.LONG_TERM_ARCHIVE)))
-        .order_by(place.c.id)
+        .order_by(place.c.id),
     ).all()
-    for site in session.execute(
-        sa.select(Site.id, Site.seen_topology).where(*([Site.id == site_id] if site_id is not None else []))
+    for site in run(
+        session, sa.select(Site.id, Site.seen_topology).where(*([Site.id == site_id] if site_id is not None else []))
     ):
         seen = ",".join(f"{p.location_type.value[0]}{p.id}" for p in places if p.site_id == site.id)
         if seen == site.seen_topology:
             continue
         buffers = [p.id for p in places if p.site_id == site.id and p.location_type is LocationType.BUFFER]
-        session.execute(
-            sa.update(Copy)
+        run(
+            session,
+            sa.update(moves.copy)
             .where(Copy.data_location_id.in_(buffers), Copy.considered.is_(True))
-            .values(considered=False)
-            .execution_options(synchronize_session=False)
+            .values(considered=False),
         )
-        session.execute(
-            sa.update(Site)
-            .where(Site.id == site.id)
-            .values(seen_topology=seen)
-            .execution_options(synchronize_session=False)
-        )
+        run(session, sa.update(Site).where(Site.id == site.id).values(seen_topology=seen))
 
 
-def schedule(session: Session, *, site_id: int | None = None) -> list[Dispatch]:
-    """Schedule what is due, and again what nobody claimed in time; send it only after the commit.
+def schedule(session: Session, location_id: int) -> list[Dispatch]:
+    """Schedule what is due at a location, and again what nobody claimed in time; send it only after the commit.
 
-    Bounded for each location, so that an outage does not flood the broker: at most `schedule_limit` operations wait
-    for a worker. A paused location gets nothing.
+    Bounded, so that an outage does not flood the broker: at most `schedule_limit` operations wait for a worker.
+    A paused location gets nothing. One location a transaction: two managers then never wait for each other in a
+    circle.
     """
-    chosen = settings.get()
-    due: list[Dispatch] = []
-    for location in _open_archives(session, site_id):
-        waiting = session.scalar(
-            sa.select(sa.func.count())
-            .select_from(Operation)
-            .where(Operation.data_location_id == location.id, Operation.status == Status.SCHEDULED)
-        )
-        room = max(0, chosen.schedule_limit - (waiting or 0))
-        here = Operation.data_location_id == location.id
-        picks = (
-            (Status.PENDING, Operation.not_before, room),
-            (Status.SCHEDULED, Operation.resend_at, chosen.schedule_limit),
-        )
-        for status, clock, limit in picks:
-            chosen_ids = (
-                sa.select(Operation.id)
-                .where(here, Operation.status == status, clock <= utcnow())
-                .order_by(clock, Operation.id)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
+    location = session.get_one(DataLocation, location_id)
+    waiting = run(
+        session,
+        sa.select(sa.func.count())
+        .select_from(moves.operation)
+        .where(Operation.data_location_id == location_id, Operation.status == Status.SCHEDULED),
+    ).scalar_one()
+    limit = settings.get().schedule_limit
+    moved = [
+        *_schedule(session, location_id, Status.SCHEDULED, Operation.resend_at, limit),
+        *_schedule(session, location_id, Status.PENDING, Operation.not_before, max(0, limit - waiting)),
+    ]
+    moves.log(session, ((row.id, row.attempt) for row in moved), Verb.SCHEDULE, Status.SCHEDULED)
+    moves.refresh_packages(session, {row.raw_data_package_id for row in moved})
+    queue = location.value().queue
+    return [Dispatch(row.id, queue) for row in moved]
+
+
+def _schedule(session: Session, location_id: int, status: Status, clock: Any, limit: int) -> Sequence[Any]:
+    """Move what is due by `clock` from `status` to scheduled, oldest first."""
+    due = (
+        run(
+            session,
+            sa.select(Operation.id)
+            .join(place, place.c.id == Operation.data_location_id)
+            .where(
+                Operation.data_location_id == location_id,
+                Operation.status == status,
+                clock <= utcnow(),
+                moves.takes_work(),
             )
-            moved = session.execute(
-                moves.update(
-                    Operation.id.in_(session.scalars(chosen_ids).all()),
-                    Operation.status == status,
-                    status=Status.SCHEDULED,
-                    scheduled_at=utcnow(),
-                    resend_at=utcnow(chosen.resend_seconds),
-                )
-            ).all()
-            moves.log(session, ((row.id, row.attempt) for row in moved), Verb.SCHEDULE, Status.SCHEDULED)
-            moves.refresh_packages(session, {row.raw_data_package_id for row in moved})
-            due += [Dispatch(row.id, location.value().queue) for row in moved]
-    return due
+            .order_by(clock, Operation.id)
+            .limit(limit)
+            .with_for_update(of=moves.operation, skip_locked=True),
+        )
+        .scalars()
+        .all()
+    )
+    return run(
+        session,
+        moves.update(
+            Operation.id.in_(due),
+            Operation.status == status,
+            status=Status.SCHEDULED,
+            scheduled_at=utcnow(),
+            resend_at=utcnow(settings.get().resend_seconds),
+        ),
+    ).all()
 
 
 def not_sent(session: Session, operation_ids: Collection[int]) -> None:
     """Have these scheduled operations sent again at the next pass: the broker did not take their messages."""
-    session.execute(
-        moves.update(Operation.id.in_(operation_ids), Operation.status == Status.SCHEDULED, resend_at=utcnow())
+    run(
+        session, moves.update(Operation.id.in_(operation_ids), Operation.status == Status.SCHEDULED, resend_at=utcnow())
     )
 
 
 def due_here(session: Session, location_id: int, *, limit: int) -> list[int]:
     """Operations of a location that a worker without a broker may claim now, oldest first."""
     return list(
-        session.scalars(
+        run(
+            session,
             sa.select(Operation.id)
             .join(place, place.c.id == Operation.data_location_id)
             .where(
@@ -176,34 +192,23 @@ def due_here(session: Session, location_id: int, *, limit: int) -> list[int]:
                 moves.takes_work(),
             )
             .order_by(Operation.not_before, Operation.id)
-            .limit(limit)
-        )
+            .limit(limit),
+        ).scalars()
     )
 
 
 def make_due(session: Session, operation_ids: Collection[int]) -> None:
     """Drop the waiting time of pending operations: somebody asked for them by name."""
-    session.execute(
-        moves.update(Operation.id.in_(operation_ids), Operation.status == Status.PENDING, not_before=utcnow())
-    )
-
-
-def _open_archives(session: Session, site_id: int | None) -> list[DataLocation]:
-    return list(
-        session.scalars(
-            sa.select(DataLocation)
-            .where(*moves.active(LocationType.LONG_TERM_ARCHIVE, site_id), moves.takes_work())
-            .order_by(DataLocation.id)
-        )
-    )
+    run(session, moves.update(Operation.id.in_(operation_ids), Operation.status == Status.PENDING, not_before=utcnow()))
 
 
 def archive_ids(session: Session, site_id: int | None = None) -> list[int]:
     """Ids of the active archives, of one site or of all."""
     return list(
-        session.scalars(
-            sa.select(place.c.id).where(*moves.active(LocationType.LONG_TERM_ARCHIVE, site_id)).order_by(place.c.id)
-        )
+        run(
+            session,
+            sa.select(place.c.id).where(*moves.active(LocationType.LONG_TERM_ARCHIVE, site_id)).order_by(place.c.id),
+        ).scalars()
     )
 
 
@@ -213,7 +218,8 @@ def rescue(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
     Dead is an attempt whose lease has run out on the database's clock, or whose process this very host can see to be
     gone. The attempt stays counted: a package that kills its worker reaches its limit and fails.
     """
-    rows = session.execute(
+    rows = run(
+        session,
         sa.select(
             Operation.id,
             Operation.attempt,
@@ -226,18 +232,20 @@ def rescue(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
             Operation.status == Status.IN_PROGRESS,
             *([place.c.site_id == site_id] if site_id is not None else []),
         )
+        .order_by(Operation.raw_data_package_id, Operation.id)  # locks of packages are taken in order
         .limit(limit)
-        .with_for_update(of=Operation, skip_locked=True)
+        .with_for_update(of=moves.operation, skip_locked=True),
     ).all()
     return [row.id for row in rows if (row.expired or _holder_is_dead(row.lease_owner)) and _rescue(session, row)]
 
 
 def rescue_one(session: Session, operation_id: int) -> bool:
     """Take one operation back if the process that holds it is known to be dead; True when it was."""
-    row = session.execute(
+    row = run(
+        session,
         sa.select(Operation.id, Operation.attempt, Operation.attempt_limit, Operation.lease_owner).where(
             Operation.id == operation_id, Operation.status == Status.IN_PROGRESS
-        )
+        ),
     ).one_or_none()
     return row is not None and _holder_is_dead(row.lease_owner) and _rescue(session, row)
 

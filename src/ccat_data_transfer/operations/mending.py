@@ -25,7 +25,8 @@ def reset(session: Session, operation_id: int, error: BaseException) -> bool:
 def fail(session: Session, operation_id: int, error: BaseException) -> bool:
     """Fail an operation for good, whoever holds it; False when it had already ended."""
     reason, message = retry.reason_of(error), str(error) or type(error).__name__
-    moved = session.execute(
+    moved = moves.run(
+        session,
         moves.update(
             Operation.id == operation_id,
             Operation.status.in_(sources(Verb.FAIL, Status.FAILED)),
@@ -34,7 +35,7 @@ def fail(session: Session, operation_id: int, error: BaseException) -> bool:
             error=message[:MAX_ERROR_LENGTH],
             lease_owner=None,
             lease_until=None,
-        )
+        ),
     ).one_or_none()
     if moved is None:
         return False
@@ -45,7 +46,8 @@ def fail(session: Session, operation_id: int, error: BaseException) -> bool:
 
 def retry_failed(session: Session, operation_ids: Collection[int]) -> list[int]:
     """Give failed operations a new set of attempts; returns those that were failed. The attempt number goes on."""
-    moved = session.execute(
+    moved = moves.run(
+        session,
         moves.update(
             Operation.id.in_(operation_ids),
             Operation.status.in_((Status.FAILED,)),
@@ -53,7 +55,7 @@ def retry_failed(session: Session, operation_ids: Collection[int]) -> list[int]:
             attempt_limit=Operation.attempt + settings.get().max_attempts,
             retry_count=0,
             not_before=utcnow(),
-        )
+        ),
     ).all()
     moves.log(
         session,
@@ -68,14 +70,15 @@ def retry_failed(session: Session, operation_ids: Collection[int]) -> list[int]:
 
 def cancel(session: Session, operation_ids: Collection[int]) -> list[int]:
     """Cancel operations that no worker has claimed; returns those that were waiting."""
-    moved = session.execute(
+    moved = moves.run(
+        session,
         moves.update(
             Operation.id.in_(operation_ids),
             Operation.status.in_(sources(Verb.CANCEL, Status.FAILED)),
             status=Status.FAILED,
             reason=FailureReason.CANCELLED,
             error="cancelled by an operator",
-        )
+        ),
     ).all()
     moves.log(
         session,

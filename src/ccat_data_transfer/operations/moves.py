@@ -1,5 +1,6 @@
 """What all changes of an operation share: the compare-and-set, the log row, the fence, the state of the package."""
 
+import functools
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -20,19 +21,28 @@ from ccat_data_transfer.models import (
 )
 from ccat_data_transfer.states import FailureReason, PackageState, Status, Verb
 
-Operation = LongTermArchiveTransfer
-Log = LongTermArchiveTransferLog
-Copy = RawDataPackagePhysicalCopy
-# The one table behind all kinds of locations: hot statements need none of their subclasses' columns.
-place = DataLocation.__table__
+# The tables as they are, without the mapped classes: these statements run for every package, and building one
+# costs more than running it. So they are also built once where they can be.
+operation: Any = LongTermArchiveTransfer.__table__
+copy: Any = RawDataPackagePhysicalCopy.__table__
+package: Any = RawDataPackage.__table__
+place: Any = DataLocation.__table__  # the one table behind all kinds of locations
+Operation, Copy, Package = operation.c, copy.c, package.c
+_log: Any = LongTermArchiveTransferLog.__table__
+_INSERT_LOG = sa.insert(_log)
 
 MAX_ERROR_LENGTH = 4000
 MAX_ID = 2**63 - 1
 
 
-def insert(session: Session, table: type[Any]) -> Any:
-    """An INSERT that knows ON CONFLICT, in the dialect of the session."""
-    return (postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert)(table)
+def run(session: Session, statement: Any, parameters: Any = None) -> sa.CursorResult[Any]:
+    """Execute on the session's connection, in its transaction."""
+    return session.connection().execute(statement, parameters)
+
+
+def insert(dialect: str, table: Any) -> Any:
+    """An INSERT that knows ON CONFLICT."""
+    return (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table)
 
 
 def log(
@@ -58,27 +68,30 @@ def log(
         for operation_id, attempt in rows
     ]
     if values:
-        session.execute(sa.insert(Log), values)
+        run(session, _INSERT_LOG, values)
 
 
 def update(*conditions: sa.ColumnElement[bool], **values: Any) -> Any:
     """An UPDATE of operations that tells which rows it moved."""
     return (
-        sa.update(Operation)
+        sa.update(operation)
         .where(*conditions)
         .values(**values)
         .returning(Operation.id, Operation.attempt, Operation.raw_data_package_id)
-        .execution_options(synchronize_session=False)
     )
 
 
-def held(operation_id: int, attempt: int) -> tuple[sa.ColumnElement[bool], ...]:
-    """The fence: true only while this attempt is the one that runs."""
-    return (
-        Operation.id == operation_id,
-        Operation.attempt == attempt,
-        Operation.status == Status.IN_PROGRESS,
-    )
+# The fence, for statements that are built once: true only while this attempt is the one that runs.
+HELD = (
+    Operation.id == sa.bindparam("held_id"),
+    Operation.attempt == sa.bindparam("held_attempt"),
+    Operation.status == Status.IN_PROGRESS,
+)
+
+
+def held(operation_id: int, attempt: int) -> dict[str, int]:
+    """The parameters of `HELD`."""
+    return {"held_id": operation_id, "held_attempt": attempt}
 
 
 def leave(
@@ -98,16 +111,18 @@ def leave(
         values["attempt_limit"] = Operation.attempt_limit + 1  # the attempt is given back, its number is not
     elif target is Status.PENDING:
         values["retry_count"] = Operation.retry_count + 1
-    moved = session.execute(
+    moved = run(
+        session,
         update(
-            *held(operation_id, attempt),
+            *HELD,
             status=target,
             reason=reason,
             error=message[:MAX_ERROR_LENGTH],
             lease_owner=None,
             lease_until=None,
             **values,
-        )
+        ),
+        held(operation_id, attempt),
     ).one_or_none()
     if moved is None:
         return False
@@ -131,41 +146,52 @@ def refresh_packages(session: Session, package_ids: Collection[int], *, only_set
     """Derive the state of packages anew from their operations."""
     if not package_ids:
         return
-    settled = RawDataPackage.state.in_((PackageState.ARCHIVED, PackageState.FAILED))
-    session.execute(
-        sa.update(RawDataPackage)
-        .where(RawDataPackage.id.in_(package_ids), *([settled] if only_settled else []))
-        .values(state=derived_state())
-        .execution_options(synchronize_session=False)
-    )
+    ids = sorted(package_ids)
+    if session.get_bind().dialect.name == "postgresql":
+        # Two destinations of one package may end at the same moment. A statement that waited for the other's row
+        # lock would still judge by what it saw before it waited, so the lock is taken first, by a statement of its
+        # own, and in order, so that nobody waits in a circle.
+        run(session, _LOCK_PACKAGES, {"ids": ids})
+    minimum = settings.get().minimum_archive_copies
+    run(session, _refresh(only_settled), {"ids": ids, "minimum": minimum})
 
 
-def derived_state() -> Any:
-    """SPEC of a package's state, as one expression over the row of the package."""
+_IDS = Package.id.in_(sa.bindparam("ids", expanding=True))
+_LOCK_PACKAGES = sa.select(Package.id).where(_IDS).order_by(Package.id).with_for_update()
+
+
+@functools.cache
+def _refresh(only_settled: bool) -> Any:
+    settled = Package.state.in_((PackageState.ARCHIVED, PackageState.FAILED))
+    return sa.update(package).where(_IDS, *([settled] if only_settled else [])).values(state=_derived_state())
+
+
+def _derived_state() -> Any:
+    """The state of a package, as one expression over the row of the package."""
 
     def operations(*conditions: sa.ColumnElement[bool]) -> Any:
         return sa.exists().where(
-            Operation.raw_data_package_id == RawDataPackage.id,
+            Operation.raw_data_package_id == Package.id,
             place.c.id == Operation.data_location_id,
             *conditions,
         )
 
     completed = (
         sa.select(sa.func.count())
-        .where(Operation.raw_data_package_id == RawDataPackage.id, Operation.status == Status.COMPLETED)
-        .correlate(RawDataPackage)
+        .where(Operation.raw_data_package_id == Package.id, Operation.status == Status.COMPLETED)
+        .correlate(package)
         .scalar_subquery()
     )
-    archive, done = place.alias("archive"), sa.orm.aliased(Operation)
+    archive, done = place.alias("archive"), operation.alias("done").c
     missing = sa.exists().where(
-        Copy.raw_data_package_id == RawDataPackage.id,
+        Copy.raw_data_package_id == Package.id,
         place.c.id == Copy.data_location_id,
         place.c.location_type == LocationType.BUFFER,
         archive.c.site_id == place.c.site_id,
         archive.c.location_type == LocationType.LONG_TERM_ARCHIVE,
         archive.c.active,
         ~sa.exists().where(
-            done.raw_data_package_id == RawDataPackage.id,
+            done.raw_data_package_id == Package.id,
             done.data_location_id == archive.c.id,
             done.status == Status.COMPLETED,
         ),
@@ -173,7 +199,7 @@ def derived_state() -> Any:
     under_way = (Status.SCHEDULED, Status.IN_PROGRESS, Status.COMPLETED)
     return sa.case(
         (operations(Operation.status == Status.FAILED, place.c.active), PackageState.FAILED),
-        (sa.and_(completed >= settings.get().minimum_archive_copies, ~missing), PackageState.ARCHIVED),
+        (sa.and_(completed >= sa.bindparam("minimum", type_=sa.Integer), ~missing), PackageState.ARCHIVED),
         (operations(Operation.status.in_(under_way)), PackageState.TRANSFERRING),
         else_=PackageState.WAITING,
     )
@@ -187,20 +213,20 @@ def policy() -> retry.Policy:
 
 def resume(session: Session, location_id: int) -> None:
     """End the pause of a location."""
-    session.execute(
-        sa.update(DataLocation)
-        .where(DataLocation.id == location_id)
-        .values(paused_until=None, pause_reason=None, pause_message=None)
-        .execution_options(synchronize_session=False)
+    run(
+        session,
+        sa.update(place)
+        .where(place.c.id == location_id)
+        .values(paused_until=None, pause_reason=None, pause_message=None),
     )
 
 
-def load(session: Session, operation_id: int) -> Operation:
+def load(session: Session, operation_id: int) -> LongTermArchiveTransfer:
     """The row of an operation; raises `UnknownNameError`."""
-    operation = session.get(Operation, operation_id) if 0 < operation_id <= MAX_ID else None
-    if operation is None:
+    row = session.get(LongTermArchiveTransfer, operation_id) if 0 < operation_id <= MAX_ID else None
+    if row is None:
         raise UnknownNameError(
             f"there is no operation {operation_id}",
             remedy="`ccat_data_transfer transfer list` shows them all",
         )
-    return operation
+    return row
