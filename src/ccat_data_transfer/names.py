@@ -66,10 +66,10 @@ def check_member_path(path: str) -> str:
         fault = None
         if component in {"", ".", ".."}:
             fault = "is absolute or has an empty, '.' or '..' component"
-        elif len(component.encode("utf-8", "surrogateescape")) > MAX_COMPONENT_BYTES:
-            fault = f"has a component longer than {MAX_COMPONENT_BYTES} bytes"
         elif any(0xD800 <= ord(c) <= 0xDFFF for c in component):
             fault = "is not valid UTF-8"
+        elif len(component.encode()) > MAX_COMPONENT_BYTES:
+            fault = f"has a component longer than {MAX_COMPONENT_BYTES} bytes"
         elif not component.isprintable() or "\\" in component:
             fault = "contains a control character or a backslash"
         elif component[0] == "-":

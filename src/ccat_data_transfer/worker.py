@@ -213,9 +213,20 @@ def _carry(claim: operations.Claim, progress: Progress) -> Receipt:
     names.check_package_name(claim.package)
     expected = _expected_checksum(claim)
     destination = _open_destination(claim.destination)
+    if claim.attempt > 1:
+        _clear_up(claim, destination)
     receipt = _put(claim, destination, expected, progress)
     _put_documents(claim, destination, receipt)
     return receipt
+
+
+def _clear_up(claim: operations.Claim, destination: Storage) -> None:
+    """Remove what earlier attempts of this operation left behind. The claim has fenced them: should one still run,
+    it finds its temporary gone and publishes nothing.
+    """
+    earlier = {f"{claim.operation_id}.{attempt}" for attempt in range(1, claim.attempt)}
+    for leaving in destination.sweep(earlier.__contains__, delete=True):
+        log.info("leaving_removed", **_context(claim), token=leaving.token, bytes=leaving.size)
 
 
 def _open_destination(location: Location) -> Storage:
