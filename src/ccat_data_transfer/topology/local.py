@@ -1,0 +1,200 @@
+"""The topology of one machine that nobody declared: what `archive PATH --to DEST` needs, made at first use."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from ccat_data_transfer import database, models, names, storage
+from ccat_data_transfer.exceptions import (
+    ConfigurationError,
+    InputError,
+    LocationUnavailableError,
+    TopologyError,
+)
+from ccat_data_transfer.locations import Location, LocationType, StorageType
+from ccat_data_transfer.topology import enrolment, rows
+from ccat_data_transfer.topology.declaration import FILE_SYSTEM_ROOT
+
+SITE_NAME = "Local"
+SITE_SHORT_NAME = "local"
+INPUTS = "inputs"
+PACKED = "packed"
+
+_LONGEST_NAME = 63
+_ILLEGAL = re.compile(r"[^a-z0-9_-]")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTopology:
+    """Where packages are read (`inputs` as they lie, `packed` from folders) and where they go, in the order asked."""
+
+    inputs: Location
+    packed: Location
+    destinations: tuple[Location, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A directory that shall be a data location; `mark` is what was found in it, None where it takes none."""
+
+    root: str
+    location_type: LocationType
+    name: str
+    priority: int
+    mark: str | None = None
+
+
+def ensure_local(*, working_directory: Path, destinations: Sequence[Path]) -> LocalTopology:
+    """The local site with its two buffers, and an archive location for each destination directory.
+
+    What is there already is found again by its directory. Destinations must exist; raises `LocationUnavailableError`
+    for one that does not, or that is another volume than it was, and `TopologyError` for one that is already an
+    archive location under another path: that it still holds what was archived there is not known.
+    """
+    packed = _make_packed(working_directory)
+    roots = [_destination_root(path) for path in destinations]
+    wanted = [
+        _Wanted(FILE_SYSTEM_ROOT, LocationType.BUFFER, INPUTS, priority=1),
+        _marked(_Wanted(packed, LocationType.BUFFER, PACKED, priority=0)),
+        *(_marked(_Wanted(root, LocationType.LONG_TERM_ARCHIVE, _identifier(root), priority=0)) for root in roots),
+    ]
+    with database.session_scope() as session:
+        rows.serialise(session)
+        site = _ensure_site(session)
+        inputs, packed_location, *archives = [_ensure_location(session, site, each) for each in wanted]
+    return LocalTopology(inputs, packed_location, tuple(archives))
+
+
+def _make_packed(working_directory: Path) -> str:
+    root = os.path.realpath(working_directory / PACKED)
+    try:
+        Path(root).mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"working directory '{names.shown(root)}' cannot be made: {error.strerror}",
+            remedy="set CCAT_DATA_TRANSFER_WORKING_DIRECTORY to a directory that can be written",
+        ) from error
+    return _storable(root)
+
+
+def _destination_root(path: Path) -> str:
+    root = _storable(os.path.realpath(path))
+    if root == FILE_SYSTEM_ROOT:
+        raise InputError("the root of the file system cannot be a destination")
+    return root
+
+
+def _storable(root: str) -> str:
+    try:
+        root.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"directory '{names.shown(root)}' has a name that is not UTF-8") from None
+    return root
+
+
+def _identifier(root: str) -> str:
+    """A legal name of a data location that resembles the directory's."""
+    name = _ILLEGAL.sub("-", Path(root).name.lower())[:_LONGEST_NAME]
+    return name.strip("-_") or "archive"
+
+
+def _marked(wanted: _Wanted) -> _Wanted:
+    """Mark the directory, or check the mark of one that is known; no transaction is open meanwhile."""
+    with database.session_scope(read_only=True) as session:
+        known = _find(session, wanted)
+        location = known.value() if known is not None else None
+    if location is None or location.volume_id is None:
+        location = location or Location(
+            0, SITE_SHORT_NAME, wanted.name, wanted.location_type, StorageType.DISK, options={"path": wanted.root}
+        )
+        mark = storage.open_storage(location).enrol()
+    else:
+        health = storage.open_storage(location).check(writable=False)
+        if health.problem is not None:
+            raise LocationUnavailableError(health.message, condition=health.problem.value, location=str(location))
+        mark = location.volume_id
+    return _Wanted(wanted.root, wanted.location_type, wanted.name, wanted.priority, mark)
+
+
+def _find(session: Session, wanted: _Wanted) -> models.DiskDataLocation | None:
+    disk = models.DiskDataLocation
+    return session.scalars(
+        sa.select(disk)
+        .join(disk.site)
+        .where(
+            models.Site.short_name == SITE_SHORT_NAME,
+            disk.location_type == wanted.location_type,
+            disk.path == wanted.root,
+            disk.host.is_(None),
+        )
+        .order_by(disk.id)
+        .limit(1)
+    ).one_or_none()
+
+
+def _ensure_site(session: Session) -> models.Site:
+    for site in session.scalars(sa.select(models.Site).where(models.Site.short_name == SITE_SHORT_NAME)):
+        return site
+    if session.scalars(sa.select(models.Site).where(models.Site.name == SITE_NAME)).first():
+        raise TopologyError(
+            f"a site named '{SITE_NAME}' is declared with another short name than '{SITE_SHORT_NAME}'",
+            remedy="use another database for local archiving, or rename that site",
+        )
+    site = models.Site(name=SITE_NAME, short_name=SITE_SHORT_NAME)
+    session.add(site)
+    session.flush()
+    return site
+
+
+def _ensure_location(session: Session, site: models.Site, wanted: _Wanted) -> Location:
+    row = _find(session, wanted) or _moved_buffer(session, site, wanted)
+    if row is None:
+        row = models.DiskDataLocation(
+            site=site,
+            name=_free_name(session, site, wanted.name),
+            location_type=wanted.location_type,
+            priority=wanted.priority,
+            path=wanted.root,
+        )
+        session.add(row)
+    row.active = True  # asking for a place by name is asking for its use
+    session.flush()
+    if wanted.mark is not None and row.volume_id is None:
+        enrolment.store(session, row.value(), wanted.mark)
+        session.refresh(row)
+    return row.value()
+
+
+def _moved_buffer(session: Session, site: models.Site, wanted: _Wanted) -> models.DiskDataLocation | None:
+    """The row of a buffer whose working directory was moved, database and all; it is corrected here.
+
+    Not done for archives: a mark may have been copied with its directory, and the bytes of a copy were never
+    verified. Those of a buffer are, each time they are read.
+    """
+    if wanted.location_type is not LocationType.BUFFER or wanted.mark is None:
+        return None
+    disk = models.DiskDataLocation
+    row = session.scalars(
+        sa.select(disk).where(
+            disk.site_id == site.id, disk.location_type == wanted.location_type, disk.volume_id == wanted.mark
+        )
+    ).one_or_none()
+    if row is not None:
+        row.path = wanted.root
+    return row
+
+
+def _free_name(session: Session, site: models.Site, name: str) -> str:
+    place = models.DataLocation
+    taken = set(session.scalars(sa.select(place.name).where(place.site_id == site.id)))
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        suffix = f"-{number}"
+        free = name[: _LONGEST_NAME - len(suffix)].rstrip("-_") + suffix
+    return free
