@@ -5,11 +5,9 @@ Sends only what is committed. What the broker does not take is told to the calle
 
 import concurrent.futures
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from kombu.exceptions import KombuError, OperationalError
-
-from ccat_data_transfer import celery_app, database, logs, operations
+from ccat_data_transfer import database, logs, operations
 from ccat_data_transfer.exceptions import CCATDataOperationError
 
 log = logs.get(__name__)
@@ -24,6 +22,11 @@ def send(dispatches: Sequence[operations.Dispatch]) -> list[int]:
 
     The first refusal ends the sending: a broker that is away is not asked a thousand times.
     """
+    # Imported where it is used: who carries operations here, without a broker, need not wait for it to load.
+    from kombu.exceptions import KombuError, OperationalError
+
+    from ccat_data_transfer import celery_app
+
     try:
         with celery_app.app.producer_or_acquire() as producer:
             for number, dispatch in enumerate(dispatches):
@@ -67,6 +70,16 @@ class LocalWorkers:
         with concurrent.futures.ThreadPoolExecutor(len(location_ids), thread_name_prefix="location") as pool:
             return sum(pool.map(self._drain_one, location_ids))
 
+    def carry_once(self, wanted: Mapping[int, Sequence[int]]) -> int:
+        """Try each of these operations (by location) once; returns how many were claimed.
+
+        Others that are due are left alone, and what must be tried again later is not waited for.
+        """
+        if not wanted:
+            return 0
+        with concurrent.futures.ThreadPoolExecutor(len(wanted), thread_name_prefix="location") as pool:
+            return sum(pool.map(self._carry_each, wanted.values()))
+
     def keep_up(self, location_ids: Sequence[int]) -> None:
         """Carry in the background, until `stop`, whatever becomes due at these locations. Idempotent."""
         for location_id in location_ids:
@@ -107,6 +120,10 @@ class LocalWorkers:
                 if not batch:
                     break
         return claimed
+
+    def _carry_each(self, operation_ids: Sequence[int]) -> int:
+        with concurrent.futures.ThreadPoolExecutor(self._concurrency, thread_name_prefix="carry") as pool:
+            return sum(pool.map(self._carry_unless_stopped, operation_ids))
 
     def _carry_unless_stopped(self, operation_id: int) -> bool:
         return not self._stop.is_set() and self._carry(operation_id)

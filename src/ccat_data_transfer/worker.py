@@ -292,25 +292,15 @@ def _put_documents(claim: operations.Claim, destination: Storage, receipt: Recei
         metadata=claim.metadata,
         custody=[*claim.custody, verified],
     )
-    _put_document(
-        claim, destination, names.manifest_key(claim.package), manifest, is_ours=lambda found: found == manifest
-    )
-    _put_document(
-        claim,
-        destination,
-        names.sidecar_key(claim.package),
-        document,
-        is_ours=lambda found: sidecar.vouches_for(found, claim.package, receipt.checksums),
-    )
-
-
-def _put_document(
-    claim: operations.Claim, destination: Storage, key: str, data: bytes, *, is_ours: Callable[[bytes], bool]
-) -> None:
-    if not destination.put_document(key, data, token=claim.token) and not is_ours(
-        destination.read_document(key) or b""
-    ):
-        raise DestinationFileExistsError(f"document '{key}' at '{claim.destination}' is about other bytes")
+    manifest_key, sidecar_key = names.manifest_key(claim.package), names.sidecar_key(claim.package)
+    taken = destination.put_documents({manifest_key: manifest, sidecar_key: document}, token=claim.token)
+    for key in taken:
+        found = destination.read_document(key) or b""
+        is_ours = (
+            found == manifest if key == manifest_key else sidecar.vouches_for(found, claim.package, receipt.checksums)
+        )
+        if not is_ours:
+            raise DestinationFileExistsError(f"document '{key}' at '{claim.destination}' is about other bytes")
 
 
 def _record(claim: operations.Claim, receipt: Receipt, session: Session | None, heartbeat: _Heartbeat) -> None:

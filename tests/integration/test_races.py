@@ -74,12 +74,11 @@ def create_all(_number: int) -> int:
 
 def count_logs(verb: Verb) -> int:
     with database.session_scope(read_only=True) as session:
-        count: int = session.scalar(
+        return session.execute(
             sa.select(sa.func.count())
             .select_from(models.LongTermArchiveTransferLog)
             .where(models.LongTermArchiveTransferLog.verb == verb)
-        )
-        return count
+        ).scalar_one()
 
 
 def receipt(claim: operations.Claim) -> Receipt:

@@ -154,8 +154,11 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def put_document(self, key: str, data: bytes, *, token: str) -> bool:
-        """Store a small document under `key`, durable and create-only; False when the key was already taken."""
+    def put_documents(self, documents: Mapping[str, bytes], *, token: str) -> frozenset[str]:
+        """Store small documents, all in one folder, durable and create-only; returns the keys that were taken.
+
+        What is taken is left as it is. Raises `ValueError` for keys of several folders.
+        """
 
     @abstractmethod
     def read_document(self, key: str, *, limit: int = 64 << 20) -> bytes | None:

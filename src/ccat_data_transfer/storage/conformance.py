@@ -205,7 +205,7 @@ def _escaping_keys(storage: Storage, _prefix: str) -> None:
         with _refused(BadNameError, f"the key {key!r}"):
             _put(storage, key, b"x")
         with _refused(BadNameError, f"a document with the key {key!r}"):
-            storage.put_document(key, b"x", token=_ATTEMPT)
+            storage.put_documents({key: b"x"}, token=_ATTEMPT)
     for key in ESCAPING_KEYS[:10]:
         with _refused(BadNameError, f"reading the key {key!r}"):
             storage.open(key).close()
@@ -216,13 +216,15 @@ def _escaping_keys(storage: Storage, _prefix: str) -> None:
 def _documents(storage: Storage, prefix: str) -> None:
     key = f"{prefix}/documents/a.json"
     _require(storage.read_document(key) is None, "a document that is not there was read")
-    _require(storage.put_document(key, b"first", token=_ATTEMPT), "a fresh document was not stored")
-    _require(not storage.put_document(key, b"second", token=_OTHER_ATTEMPT), "a document was stored twice")
+    _require(not storage.put_documents({key: b"first"}, token=_ATTEMPT), "a fresh document was not stored")
+    taken = storage.put_documents({key: b"second"}, token=_OTHER_ATTEMPT)
+    _require(taken == {key}, "a document was stored twice")
     _require(storage.read_document(key) == b"first", "a document was overwritten")
     with _refused(StorageError, "reading a document past the limit"):
         storage.read_document(key, limit=4)
     _require(storage.read_document(key, limit=5) == b"first", "a document at the limit was refused")
-    _require(storage.put_document(f"{prefix}/documents/empty", b"", token=_ATTEMPT), "an empty document was refused")
+    taken = storage.put_documents({f"{prefix}/documents/empty": b""}, token=_ATTEMPT)
+    _require(not taken, "an empty document was refused")
     _require(storage.read_document(f"{prefix}/documents/empty") == b"", "an empty document came back changed")
 
 

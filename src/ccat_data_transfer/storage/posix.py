@@ -7,7 +7,7 @@ links, overwriting, publishing what was not read back from the medium.
 import os
 import platform
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from ccat_data_transfer.checksums import DEFAULT_ALGORITHM, Checksum, Digests
@@ -71,7 +71,7 @@ class PosixStorage(Storage):
         with volume.Root(self.location) as root:
             mark = root.mark()
             if mark is None:
-                self._store_document(root, [volume.SENTINEL], volume.new_mark(), _ENROLMENT)
+                self._store_documents(root, [], {volume.SENTINEL: volume.new_mark()}, _ENROLMENT)
                 mark = root.mark()
             else:
                 # Whoever wrote it may have died before this.
@@ -257,29 +257,43 @@ class PosixStorage(Storage):
                 remedy="give the buffer and the archive directories of their own",
             )
 
-    def put_document(self, key: str, data: bytes, *, token: str) -> bool:
-        """Store a small document, durable and create-only; False when the key was already taken."""
-        parts = paths.stored_parts(key)
+    def put_documents(self, documents: Mapping[str, bytes], *, token: str) -> frozenset[str]:
+        """Store small documents of one folder, durable and create-only; the keys that were taken."""
+        split = {key: paths.stored_parts(key) for key in documents}
+        above = {tuple(parts[:-1]) for parts in split.values()}
+        if len(above) != 1:
+            raise ValueError("documents of several folders cannot be stored together")
         incoming.check_token(token)
+        by_name = {parts[-1]: documents[key] for key, parts in split.items()}
         with self._root() as root:
-            return self._store_document(root, parts, data, token)
+            taken = self._store_documents(root, list(*above), by_name, token)
+        return frozenset(key for key, parts in split.items() if parts[-1] in taken)
 
-    def _store_document(self, root: volume.Root, parts: list[str], data: bytes, token: str) -> bool:
-        # Not read back from the medium: it is small, derived, and can be made again from the database. For that
+    def _store_documents(
+        self, root: volume.Root, above: list[str], documents: Mapping[str, bytes], token: str
+    ) -> set[str]:
+        """Store documents by their names in the folder `above`; the names that were taken."""
+        # Not read back from the medium: they are small, derived, and can be made again from the database. For that
         # reason, too, folders that were there are taken to be durable: storing the package saw to that.
-        with self._make_folders(root, parts[:-1]) as folders:
-            with errnos.blaming(self.location, f"looking for '{shown('/'.join(parts))}'"):
-                is_new = not _exists(folders.holder_fd, parts[-1])
-            if is_new:
-                with incoming.Temporary(root, token, len(data)) as temporary:
-                    temporary.write(memoryview(data))
-                    temporary.seal()
-                    is_new = temporary.publish(folders.holder_fd, parts[-1])
-            with errnos.blaming(self.location, "making the name durable"):
+        with self._make_folders(root, above) as folders:
+            taken = {
+                name for name, data in documents.items() if not self._publish_document(root, folders, name, data, token)
+            }
+            with errnos.blaming(self.location, "making the names durable"):
                 if folders.are_new:
                     folders.sync_parents()
                 folders.sync_holder()
-        return is_new
+        return taken
+
+    def _publish_document(self, root: volume.Root, folders: paths.Folders, name: str, data: bytes, token: str) -> bool:
+        """Whether the name was free."""
+        with errnos.blaming(self.location, f"looking for '{shown(name)}'"):
+            if _exists(folders.holder_fd, name):
+                return False
+        with incoming.Temporary(root, token, len(data)) as temporary:
+            temporary.write(memoryview(data))
+            temporary.seal()
+            return temporary.publish(folders.holder_fd, name)
 
     def read_document(self, key: str, *, limit: int = 64 << 20) -> bytes | None:
         """The bytes of a small document, or None when there is none; `StorageError` past `limit` bytes."""

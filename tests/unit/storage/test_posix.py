@@ -68,7 +68,7 @@ def test_an_object_is_a_read_only_file_in_a_folder_of_its_own(archive: PosixStor
 
 
 def test_documents_are_read_only_too(archive: PosixStorage, root: Path) -> None:
-    archive.put_document("p/p.tar.json", b"{}", token=ATTEMPT)
+    archive.put_documents({"p/p.tar.json": b"{}"}, token=ATTEMPT)
     assert stat.S_IMODE((root / "p/p.tar.json").stat().st_mode) == 0o444
     assert temporaries(root) == []
 
@@ -95,7 +95,7 @@ def test_keys_that_are_not_ours_to_write_are_refused(archive: PosixStorage, root
     with pytest.raises(BadNameError):
         put(archive, key=key)
     with pytest.raises(BadNameError):
-        archive.put_document(key, b"", token=ATTEMPT)
+        archive.put_documents({key: b""}, token=ATTEMPT)
     assert list(root.iterdir()) == []
 
 
@@ -118,7 +118,7 @@ def test_a_link_planted_in_the_destination_leads_nowhere(archive: PosixStorage, 
     with pytest.raises(DestinationFileExistsError, match="symbolic link"):
         put(archive)
     with pytest.raises(DestinationFileExistsError, match="symbolic link"):
-        archive.put_document("p/p.tar.json", b"", token=ATTEMPT)
+        archive.put_documents({"p/p.tar.json": b""}, token=ATTEMPT)
     with pytest.raises(StorageError, match="symbolic link"):
         archive.verify(KEY, conformance.checksum(DATA))
     assert list((tmp_path / "outside").iterdir()) == []
@@ -275,7 +275,7 @@ def test_publishing_works_without_hard_links(
     assert (root / KEY).read_bytes() == DATA
     with pytest.raises(DestinationFileExistsError):
         put(archive, SMALL)
-    assert not archive.put_document(KEY, b"", token=ATTEMPT)
+    assert archive.put_documents({KEY: b""}, token=ATTEMPT)
 
     def plant(_path: Path) -> None:
         (root / "q/q.tar").write_bytes(b"first")
@@ -449,7 +449,7 @@ def test_no_descriptor_is_left_open_by_success_or_failure(archive: PosixStorage,
         put(archive, key=f"{number}/p.tar")
         put(archive, key=f"{number}/p.tar")
         archive.verify(f"{number}/p.tar", conformance.checksum(DATA))
-        archive.put_document(f"{number}/p.tar.json", b"{}", token=ATTEMPT)
+        archive.put_documents({f"{number}/p.tar.json": b"{}"}, token=ATTEMPT)
         archive.read_document(f"{number}/p.tar.json")
         archive.check()
         archive.enrol()
@@ -546,7 +546,7 @@ def test_a_directory_that_may_not_be_written_is_denied(
     with as_nobody():
         for work in (
             lambda: put(archive, SMALL),
-            lambda: archive.put_document("p/p.json", b"", token=ATTEMPT),
+            lambda: archive.put_documents({"p/p.json": b""}, token=ATTEMPT),
             archive.enrol,
         ):
             with pytest.raises(LocationUnavailableError) as error:
@@ -622,8 +622,8 @@ def test_a_taken_document_name_is_left_alone_whatever_has_it(archive: PosixStora
     (root / "p").mkdir()
     (root / "p" / "a.json").symlink_to("nowhere")
     (root / "p" / "b.json").mkdir()
-    assert not archive.put_document("p/a.json", b"x", token=ATTEMPT)
-    assert not archive.put_document("p/b.json", b"x", token=ATTEMPT)
+    assert archive.put_documents({"p/a.json": b"x"}, token=ATTEMPT)
+    assert archive.put_documents({"p/b.json": b"x"}, token=ATTEMPT)
     assert sorted(entry.name for entry in (root / "p").iterdir()) == ["a.json", "b.json"]
 
 

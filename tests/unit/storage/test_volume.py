@@ -80,7 +80,7 @@ def test_nothing_is_stored_on_another_volume(
         (root / volume.SENTINEL).write_bytes(content)
     for work in (
         lambda: put(archive),
-        lambda: archive.put_document("p/p.json", b"", token=ATTEMPT),
+        lambda: archive.put_documents({"p/p.json": b""}, token=ATTEMPT),
         lambda: archive.verify(KEY, conformance.checksum(DATA)),
         lambda: archive.sweep(lambda _token: True),
         lambda: archive.open(KEY),
