@@ -141,7 +141,7 @@ def archive_manager_service(
         done = manager.run_pass(site_id)
         if not settings.get().uses_broker:
             workers.keep_up(manager.archive_ids(site_id))
-        return done.more
+        return done.did_anything
 
     with service.stop_on_signals(asked):
         service.run("archive_manager", step, interval=settings.get().manager_interval_seconds, stop=asked)

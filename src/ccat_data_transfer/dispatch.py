@@ -22,6 +22,8 @@ def send(dispatches: Sequence[operations.Dispatch]) -> list[int]:
 
     The first refusal ends the sending: a broker that is away is not asked a thousand times.
     """
+    if not dispatches:
+        return []
     # Imported where it is used: who carries operations here, without a broker, need not wait for it to load.
     from kombu.exceptions import KombuError, OperationalError
 

@@ -16,7 +16,11 @@ class Pass:
     rescued: int
     scheduled: int
     unsent: int
-    more: bool  # the limit of creations was reached: go on at once
+
+    @property
+    def did_anything(self) -> bool:
+        """Whether there was work, so that more is likely to follow soon."""
+        return bool(self.created or self.rescued or self.scheduled)
 
 
 def site_id_of(site_name: str | None) -> int | None:
@@ -54,9 +58,9 @@ def run_pass(site_id: int | None) -> Pass:
         if unsent:
             with database.session_scope() as session:
                 operations.not_sent(session, unsent)
-    done = Pass(created, len(rescued), len(scheduled), len(unsent), considered >= limit)
+    done = Pass(created, len(rescued), len(scheduled), len(unsent))
     log.log(
-        logging.INFO if created or rescued or scheduled else logging.DEBUG,
+        logging.INFO if done.did_anything else logging.DEBUG,
         "manager_pass",
         created=created,
         rescued=len(rescued),

@@ -15,6 +15,7 @@ from ccat_data_transfer.exceptions import CCATDataOperationError
 
 log = logs.get(__name__)
 
+BUSY_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 60.0
 
 
@@ -42,15 +43,16 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
 def run(name: str, step: Callable[[], bool], *, interval: float, stop: threading.Event) -> None:
     """Call `step` until `stop` is set.
 
-    A step says whether it did anything: if so it is called again at once, else after `interval` seconds. A step that
-    raises is logged and tried again, after 1, 2, 4, ... up to 60 seconds: a database that is away comes back.
+    A step says whether it did anything: if so it is called again after a second, else after `interval` seconds (never
+    later than that). A step that raises is logged and tried again after 1, 2, 4, ... up to 60 seconds: a database
+    that is away comes back.
     """
     failures = 0
     _notify("READY=1")
     while not stop.is_set():
         wait = 0.0
         try:
-            wait = 0.0 if step() else interval
+            wait = min(BUSY_SECONDS, interval) if step() else interval
             failures = 0
             _report(name, healthy=True)
         except Exception as error:  # the service's edge: nothing may end it but a signal

@@ -104,6 +104,14 @@ def _notice_changed_topology(session: Session, site_id: int | None) -> None:
         seen = ",".join(f"{p.location_type.value[0]}{p.id}" for p in places if p.site_id == site.id)
         if seen == site.seen_topology:
             continue
+        noticed = run(
+            session,
+            sa.update(Site)
+            .where(Site.id == site.id, Site.seen_topology == site.seen_topology)
+            .values(seen_topology=seen),
+        )
+        if not noticed.rowcount:
+            continue  # another manager was faster, and did what follows
         buffers = [p.id for p in places if p.site_id == site.id and p.location_type is LocationType.BUFFER]
         run(
             session,
@@ -111,7 +119,6 @@ def _notice_changed_topology(session: Session, site_id: int | None) -> None:
             .where(Copy.data_location_id.in_(buffers), Copy.considered.is_(True))
             .values(considered=False),
         )
-        run(session, sa.update(Site).where(Site.id == site.id).values(seen_topology=seen))
 
 
 def schedule(session: Session, location_id: int) -> list[Dispatch]:
@@ -141,24 +148,9 @@ def schedule(session: Session, location_id: int) -> list[Dispatch]:
 
 def _schedule(session: Session, location_id: int, status: Status, clock: Any, limit: int) -> Sequence[Any]:
     """Move what is due by `clock` from `status` to scheduled, oldest first."""
-    due = (
-        run(
-            session,
-            sa.select(Operation.id)
-            .join(place, place.c.id == Operation.data_location_id)
-            .where(
-                Operation.data_location_id == location_id,
-                Operation.status == status,
-                clock <= utcnow(),
-                moves.takes_work(),
-            )
-            .order_by(clock, Operation.id)
-            .limit(limit)
-            .with_for_update(of=moves.operation, skip_locked=True),
-        )
-        .scalars()
-        .all()
-    )
+    due = _due(session, location_id, status, clock, limit, lock=True).scalars().all()
+    if not due:
+        return []
     return run(
         session,
         moves.update(
@@ -179,22 +171,31 @@ def not_sent(session: Session, operation_ids: Collection[int]) -> None:
 
 
 def due_here(session: Session, location_id: int, *, limit: int) -> list[int]:
-    """Operations of a location that a worker without a broker may claim now, oldest first."""
-    return list(
-        run(
-            session,
-            sa.select(Operation.id)
-            .join(place, place.c.id == Operation.data_location_id)
-            .where(
-                Operation.data_location_id == location_id,
-                Operation.status == Status.PENDING,
-                Operation.not_before <= utcnow(),
-                moves.takes_work(),
-            )
-            .order_by(Operation.not_before, Operation.id)
-            .limit(limit),
-        ).scalars()
+    """Operations of a location that a worker without a broker may claim now, oldest first.
+
+    Also what was scheduled and nobody claimed in time: the broker may have been given up since.
+    """
+    found: list[int] = []
+    for status, clock in ((Status.PENDING, Operation.not_before), (Status.SCHEDULED, Operation.resend_at)):
+        found += _due(session, location_id, status, clock, limit - len(found)).scalars()
+    return found
+
+
+def _due(session: Session, location_id: int, status: Status, clock: Any, limit: int, *, lock: bool = False) -> Any:
+    """The ids of operations in `status` that `clock` says are due, oldest first; none of a paused location."""
+    query = (
+        sa.select(Operation.id)
+        .join(place, place.c.id == Operation.data_location_id)
+        .where(
+            Operation.data_location_id == location_id,
+            Operation.status == status,
+            clock <= utcnow(),
+            moves.takes_work(),
+        )
+        .order_by(clock, Operation.id)
+        .limit(limit)
     )
+    return run(session, query.with_for_update(of=moves.operation, skip_locked=True) if lock else query)
 
 
 def make_due(session: Session, operation_ids: Collection[int]) -> None:
