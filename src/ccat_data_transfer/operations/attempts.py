@@ -335,7 +335,7 @@ def _pause(session: Session, operation_id: int, error: LocationUnavailableError,
         session,
         moves.update(
             Operation.data_location_id == location.id,
-            Operation.status == Status.SCHEDULED,
+            moves.in_status(Status.SCHEDULED),
             resend_at=utcnow(seconds),
         ),
     )

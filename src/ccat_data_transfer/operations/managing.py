@@ -40,8 +40,9 @@ def create(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
             .join(place, place.c.id == Copy.data_location_id)
             .join(moves.package, Package.id == Copy.raw_data_package_id)
             .where(
-                Copy.considered.is_(False),
-                Copy.status == PhysicalCopyStatus.PRESENT,
+                # Spelled as the partial index spells it, without parameters.
+                Copy.considered == sa.false(),
+                Copy.status == sa.literal(PhysicalCopyStatus.PRESENT, Copy.status.type, literal_execute=True),
                 Package.checksum.is_not(None),
                 *moves.active(LocationType.BUFFER, site_id),
             )
@@ -133,7 +134,7 @@ def schedule(session: Session, location_id: int) -> list[Dispatch]:
         session,
         sa.select(sa.func.count())
         .select_from(moves.operation)
-        .where(Operation.data_location_id == location_id, Operation.status == Status.SCHEDULED),
+        .where(Operation.data_location_id == location_id, moves.in_status(Status.SCHEDULED)),
     ).scalar_one()
     limit = settings.get().schedule_limit
     moved = [
@@ -155,7 +156,7 @@ def _schedule(session: Session, location_id: int, status: Status, clock: Any, li
         session,
         moves.update(
             Operation.id.in_(due),
-            Operation.status == status,
+            moves.in_status(status),
             status=Status.SCHEDULED,
             scheduled_at=utcnow(),
             resend_at=utcnow(settings.get().resend_seconds),
@@ -165,9 +166,7 @@ def _schedule(session: Session, location_id: int, status: Status, clock: Any, li
 
 def not_sent(session: Session, operation_ids: Collection[int]) -> None:
     """Have these scheduled operations sent again at the next pass: the broker did not take their messages."""
-    run(
-        session, moves.update(Operation.id.in_(operation_ids), Operation.status == Status.SCHEDULED, resend_at=utcnow())
-    )
+    run(session, moves.update(Operation.id.in_(operation_ids), moves.in_status(Status.SCHEDULED), resend_at=utcnow()))
 
 
 def due_here(session: Session, location_id: int, *, limit: int) -> list[int]:
@@ -188,7 +187,7 @@ def _due(session: Session, location_id: int, status: Status, clock: Any, limit: 
         .join(place, place.c.id == Operation.data_location_id)
         .where(
             Operation.data_location_id == location_id,
-            Operation.status == status,
+            moves.in_status(status),
             clock <= utcnow(),
             moves.takes_work(),
         )
@@ -200,7 +199,7 @@ def _due(session: Session, location_id: int, status: Status, clock: Any, limit: 
 
 def make_due(session: Session, operation_ids: Collection[int]) -> None:
     """Drop the waiting time of pending operations: somebody asked for them by name."""
-    run(session, moves.update(Operation.id.in_(operation_ids), Operation.status == Status.PENDING, not_before=utcnow()))
+    run(session, moves.update(Operation.id.in_(operation_ids), moves.in_status(Status.PENDING), not_before=utcnow()))
 
 
 def archive_ids(session: Session, site_id: int | None = None) -> list[int]:
@@ -230,7 +229,7 @@ def rescue(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
         )
         .join(place, place.c.id == Operation.data_location_id)
         .where(
-            Operation.status == Status.IN_PROGRESS,
+            moves.in_status(Status.IN_PROGRESS),
             *([place.c.site_id == site_id] if site_id is not None else []),
         )
         .order_by(Operation.raw_data_package_id, Operation.id)  # locks of packages are taken in order
@@ -245,7 +244,7 @@ def rescue_one(session: Session, operation_id: int) -> bool:
     row = run(
         session,
         sa.select(Operation.id, Operation.attempt, Operation.attempt_limit, Operation.lease_owner).where(
-            Operation.id == operation_id, Operation.status == Status.IN_PROGRESS
+            Operation.id == operation_id, moves.in_status(Status.IN_PROGRESS)
         ),
     ).one_or_none()
     return row is not None and _holder_is_dead(row.lease_owner) and _rescue(session, row)

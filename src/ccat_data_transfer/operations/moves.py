@@ -81,6 +81,13 @@ def update(*conditions: sa.ColumnElement[bool], **values: Any) -> Any:
     )
 
 
+def in_status(status: Status) -> Any:
+    """True for operations in `status`, written into the SQL: a partial index serves no query that hides its condition
+    in a parameter.
+    """
+    return Operation.status == sa.literal(status, Operation.status.type, literal_execute=True)
+
+
 # The fence, for statements that are built once: true only while this attempt is the one that runs.
 HELD = (
     Operation.id == sa.bindparam("held_id"),
