@@ -131,7 +131,13 @@ def _configure_logging(loglevel: int | str = "INFO", **_unused: Any) -> None:
 
 
 @signals.worker_init.connect
-def _follow_the_fleet(**_unused: Any) -> None:
+def _begin(**_unused: Any) -> None:
+    if not settings.get().uses_broker:
+        # SystemExit, because Celery only logs what else a signal's receiver raises.
+        raise SystemExit(
+            "error: no broker is configured\n"
+            "hint: set CCAT_DATA_TRANSFER_BROKER_URL, or run `ccat_data_transfer worker`, which needs none"
+        )
     if os.environ.get(FLEET_VARIABLE) == str(os.getppid()):
         die_with_parent()
 

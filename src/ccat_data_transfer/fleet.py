@@ -20,6 +20,7 @@ log = logs.get(__name__)
 
 WATCH_SECONDS = 0.5
 DISCOVER_SECONDS = 15.0
+ASK_AGAIN_SECONDS = 2.0
 LONGEST_RESTART_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 
@@ -45,6 +46,7 @@ class _Member:
     restart_at: float = 0.0
     deaths: int = 0
     wanted: bool = True
+    is_dismissed: bool = False
 
 
 class Fleet:
@@ -59,24 +61,26 @@ class Fleet:
         next_discovery = 0.0
         while not stop.is_set():
             if time.monotonic() >= next_discovery:
-                self._discover()
-                next_discovery = time.monotonic() + DISCOVER_SECONDS
+                answered = self._discover()
+                next_discovery = time.monotonic() + (DISCOVER_SECONDS if answered else ASK_AGAIN_SECONDS)
             for member in self._members.values():
                 self._tend(member)
             stop.wait(WATCH_SECONDS)
         self._shut_down()
 
-    def _discover(self) -> None:
+    def _discover(self) -> bool:
+        """Ask the database which queues there are; False when it did not answer."""
         try:
             locations = queue_discovery.QueueDiscoveryService().locations(self._site, self._location)
             wanted = {location.queue for location in locations}
         except CCATDataOperationError as error:
             log.error("queue_discovery_failed", error=str(error))  # the known queues go on
-            return
+            return False
         for queue in wanted - self._members.keys():
             self._members[queue] = _Member(queue)
         for queue, member in self._members.items():
             member.wanted = queue in wanted
+        return True
 
     def _tend(self, member: _Member) -> None:
         process = member.process
@@ -92,8 +96,10 @@ class Fleet:
             )
             member.started = time.monotonic()
             log.info("worker_started", queue=member.queue, pid=member.process.pid)
-        elif member.process is not None and not member.wanted:
+            member.is_dismissed = False
+        elif member.process is not None and not member.wanted and not member.is_dismissed:
             member.process.send_signal(signal.SIGTERM)
+            member.is_dismissed = True
 
     def _mourn(self, member: _Member, code: int) -> None:
         steady = time.monotonic() - member.started > STEADY_SECONDS
