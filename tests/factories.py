@@ -62,7 +62,9 @@ def make_package(
     status: PhysicalCopyStatus = PhysicalCopyStatus.PRESENT,
 ) -> models.RawDataPackage:
     """A package, with a physical copy at the location `at` when one is given; there are no bytes."""
-    package = models.RawDataPackage(name=name or f"obs-{next(_number):06}.tar", size=size, checksum=checksum, state=state)
+    package = models.RawDataPackage(
+        name=name or f"obs-{next(_number):06}.tar", size=size, checksum=checksum, state=state
+    )
     session.add(package)
     session.flush()
     if at is not None:
