@@ -78,7 +78,8 @@ def main(words: Sequence[str] | None = None) -> int:
             figures = _run(chosen.names or list(BENCHMARKS), chosen.dir.absolute(), chosen.runs, sizes)
         text = results.table(figures, here, runs=chosen.runs, quick=chosen.quick)
         sys.stdout.write(text)
-        RESULTS.write_text(results.as_json(figures, here, runs=chosen.runs, quick=chosen.quick), encoding="utf-8")
+        if not (chosen.names or chosen.quick):  # never a part in place of the whole
+            RESULTS.write_text(results.as_json(figures, here, runs=chosen.runs), encoding="utf-8")
         if chosen.write_readme:
             results.write_readme(README, text)
     except (machine.UnfitDirectoryError, processes.FailedError, results.ReadmeError, OSError) as error:

@@ -96,16 +96,16 @@ def table(figures: Sequence[Figure], machine: Machine, *, runs: int, quick: bool
         cells = (what, _spread(figure.values, figure.unit), _floor(figure), _target(figure), met[figure.is_met])
         lines.append(f"| {' | '.join(cells)} |")
     scale = "**Quick run, smaller inputs: no figures to quote.** " if quick else ""
-    lines += ["", f"{scale}Median (min..max) of {runs} runs, floor and program in turn, warm sources. {machine}."]
+    how = f"Median (min..max) of {runs} runs (`memory`: one; `idle-pass`: every call)"
+    lines += ["", f"{scale}{how}, floor and program in turn, warm sources. {machine}."]
     return "\n".join(lines) + "\n"
 
 
-def as_json(figures: Sequence[Figure], machine: Machine, *, runs: int, quick: bool) -> str:
+def as_json(figures: Sequence[Figure], machine: Machine, *, runs: int) -> str:
     """The same for programs, with the value of every run."""
     document = {
         "machine": dataclasses.asdict(machine),
         "runs": runs,
-        "quick": quick,
         "figures": [
             {**dataclasses.asdict(figure), "median": figure.median, "ratio": figure.ratio, "met": figure.is_met}
             for figure in figures

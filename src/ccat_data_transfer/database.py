@@ -78,7 +78,7 @@ def normalised_url(text: str) -> URL:
     """Parse a database URL and choose the driver; raises `ConfigurationError` without showing the URL."""
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigurationError(
             "the database URL is not of the form dialect://user:password@host/name",
             remedy="set CCAT_DATA_TRANSFER_DATABASE_URL to a sqlite or postgresql URL",
@@ -88,14 +88,17 @@ def normalised_url(text: str) -> URL:
         raise ConfigurationError(
             f"database '{backend}' is not supported", remedy="use PostgreSQL, or SQLite for a single host"
         )
-    return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
+    return url.set(drivername="postgresql+psycopg" if backend == "postgresql" else "sqlite")
 
 
 def create_engine(url: str) -> Engine:
     """An engine whose connections are durable or refused; connects to nothing yet."""
     parsed = normalised_url(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = sa.create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_SECONDS}, pool_size=16, max_overflow=240)
+        # One in memory, which only a setting with an uncomfortable name admits, has a pool of its own kind.
+        in_memory = not parsed.database or parsed.database == ":memory:" or "mode=memory" in str(parsed.query)
+        pool: dict[str, Any] = {} if in_memory else {"pool_size": 16, "max_overflow": 240}
+        engine = sa.create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_SECONDS}, **pool)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:

@@ -13,6 +13,7 @@
     │   ├── LeaseLostError
     │   ├── StoppedError
     │   └── ArchiveError
+    │       ├── SourceReadError
     │       ├── SourceChangedError
     │       ├── StorageError
     │       └── LocationUnavailableError
@@ -120,7 +121,13 @@ class ArchiveError(RetryableError):
     """The package could not be archived this time."""
 
     exit_code = 6
-    reason = "attempts_exhausted"
+
+
+class SourceReadError(ArchiveError):
+    """The source is there and could not be read this time."""
+
+    reason = "source_unreadable"
+    remedy = "see the disk of the buffer; the attempt is repeated by itself"
 
 
 class SourceChangedError(ArchiveError):

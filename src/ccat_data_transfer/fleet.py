@@ -104,7 +104,7 @@ class Fleet:
     def _mourn(self, member: _Member, code: int) -> None:
         steady = time.monotonic() - member.started > STEADY_SECONDS
         member.deaths = 1 if steady else member.deaths + 1
-        delay = min(2.0 ** (member.deaths - 1), LONGEST_RESTART_SECONDS) if member.wanted else 0.0
+        delay = min(2.0 ** min(member.deaths - 1, 30), LONGEST_RESTART_SECONDS) if member.wanted else 0.0
         member.process, member.restart_at = None, time.monotonic() + delay
         if member.wanted:
             log.error("worker_died", queue=member.queue, exit_code=code, restart_in=delay)

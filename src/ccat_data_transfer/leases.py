@@ -11,28 +11,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+UNSEEN = "unknown"
+
 
 @functools.cache
 def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
     except OSError:
-        return "unknown"
+        return UNSEEN
 
 
 def _pid_namespace() -> str:
     try:
         return str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
     except OSError:
-        return "unknown"
+        return UNSEEN
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether there is no such process; /proc may hide those of other users, a signal finds them."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _start_time(pid: int) -> str | None:
-    """Start of a process in clock ticks since boot (field 22 of proc(5) stat), or None when it is gone."""
+    """Start of a process in clock ticks since boot (field 22 of proc(5) stat): None when it is gone, `UNSEEN` when
+    it lives and does not show it.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return None
+        return None if _is_gone(pid) else UNSEEN
     # A zombie holds nothing any more; its parent merely has not asked for its exit code.
     return None if fields[0] in {"Z", "X"} else fields[19]
 
@@ -60,7 +75,7 @@ class Owner:
             boot=_boot_id(),
             namespace=_pid_namespace(),
             pid=pid,
-            start=_start_time(pid) or "unknown",
+            start=_start_time(pid) or UNSEEN,
             mark=uuid.uuid4().hex[:12],
         )
 
@@ -68,7 +83,7 @@ class Owner:
     def parse(cls, text: str) -> Self | None:
         """Read the stored form; None when it is not one."""
         parts = text.split("|")
-        if len(parts) != 6 or not parts[3].isdigit():
+        if len(parts) != 6 or not (parts[3].isascii() and parts[3].isdecimal()):
             return None
         host, boot, namespace, pid, start, mark = parts
         return cls(host, boot, namespace, int(pid), start, mark)
@@ -76,13 +91,18 @@ class Owner:
     def is_known_dead(self) -> bool:
         """True only when this host can see that the process is gone; False when alive or out of sight."""
         here = (socket.gethostname(), _boot_id(), _pid_namespace())
-        if "unknown" in {self.boot, self.namespace, self.start}:
+        if UNSEEN in {self.boot, self.namespace, self.start}:
             return False
         if self.host == here[0] and self.boot != here[1]:
             return True  # the host has been rebooted since
         if (self.host, self.boot, self.namespace) != here:
             return False
-        return _start_time(self.pid) != self.start
+        return _start_time(self.pid) not in {self.start, UNSEEN}
+
+
+def host() -> str:
+    """The name of this host, with which every owner on it begins."""
+    return socket.gethostname()
 
 
 def actor() -> str:

@@ -1,5 +1,6 @@
 """Running a step for ever: interval, signals, health, back-off."""
 
+import _thread
 import json
 import os
 import signal
@@ -27,7 +28,8 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
         if stop.is_set():
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        stop.set()
+        # From a thread of its own: the signal may have come while this one held the lock of the event, in its wait.
+        _thread.start_new_thread(stop.set, ())
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -57,7 +59,7 @@ def run(name: str, step: Callable[[], bool], *, interval: float, stop: threading
             _report(name, healthy=True)
         except Exception as error:  # the service's edge: nothing may end it but a signal
             failures += 1
-            wait = min(2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
+            wait = min(2.0 ** min(failures - 1, 30), LONGEST_BACKOFF_SECONDS)
             log.error(
                 "step_failed",
                 service=name,
@@ -74,7 +76,7 @@ def run(name: str, step: Callable[[], bool], *, interval: float, stop: threading
 
 def _report(name: str, *, healthy: bool, error: str | None = None, failures: int = 0) -> None:
     """Tell systemd and whoever reads the health file how the last step went."""
-    _notify("WATCHDOG=1" if healthy else f"STATUS={error}")
+    _notify("WATCHDOG=1" if healthy else f"STATUS={' '.join(str(error).split())}")
     file = settings.get().health_file
     if file is None:
         return

@@ -10,6 +10,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -44,13 +45,32 @@ class _SectionedToml(PydanticBaseSettingsSource):
                 f"settings file '{file}' has '{stray[0]}' outside of a section",
                 remedy=f"move it below [{DEFAULT_SECTION}]",
             )
-        return {**content.get(DEFAULT_SECTION, {}), **content.get(environment, {})}
+        chosen = {**content.get(DEFAULT_SECTION, {}), **content.get(environment, {})}
+        _refuse_readable_secrets(Path(file), chosen)
+        return chosen
+
+
+def _refuse_readable_secrets(file: Path, values: dict[str, Any]) -> None:
+    """A file that holds a password must be its owner's alone."""
+    secret = [key for key, value in values.items() if isinstance(value, str) and _has_password(value)]
+    if secret and file.stat().st_mode & 0o077:
+        raise ConfigurationError(
+            f"settings file '{file}' holds a password in '{secret[0]}' and can be read by others",
+            remedy=f"run `chmod 600 {file}`, or give the setting in the environment",
+        )
+
+
+def _has_password(value: str) -> bool:
+    try:
+        return urlsplit(value).password is not None
+    except ValueError:
+        return False
 
 
 class Settings(BaseSettings):
     """All settings. Durations are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
 
     # Read before the others, because they say where the others are.
     settings_file: Path | None = Field(None, description="TOML file with sections per environment")
@@ -129,9 +149,11 @@ class Settings(BaseSettings):
     def _known_broker(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None or not value.get_secret_value():
             return None
-        scheme = value.get_secret_value().partition(":")[0]
+        scheme, separator, _ = value.get_secret_value().partition("://")
         if scheme not in {"redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp"}:
-            raise ValueError(f"the broker must be Redis or RabbitMQ, not '{scheme}' (other transports lose messages)")
+            # What is no URL is not shown: it may be a password that lost its URL.
+            given = f", not '{scheme}'" if separator and scheme.isalnum() else ""
+            raise ValueError(f"the broker must be Redis or RabbitMQ{given} (other transports lose messages)")
         return value
 
     @model_validator(mode="after")

@@ -61,6 +61,8 @@ def build(
         },
         "obscore": metadata.get("obscore", {}),
         "headers": metadata.get("headers", []),
+        "headers_left_out": metadata.get("headers_left_out", 0),
+        "notes": metadata.get("notes", []),
         "files": [
             {"path": f.path, "size": f.size, "checksum": f.checksum, "modified_at": _time(f.modified_at)} for f in files
         ],

@@ -125,8 +125,8 @@ MOVES: tuple[Move, ...] = (
     Move(Verb.RETRY, Status.IN_PROGRESS, Status.PENDING, "worker"),
     Move(Verb.SNOOZE, Status.IN_PROGRESS, Status.PENDING, "worker, when a location is unwell"),
     Move(Verb.FAIL, Status.IN_PROGRESS, Status.FAILED, "worker"),
-    Move(Verb.FAIL, Status.SCHEDULED, Status.FAILED, "manager, when no attempt is left"),
-    Move(Verb.FAIL, Status.PENDING, Status.FAILED, "manager, when no attempt is left"),
+    Move(Verb.FAIL, Status.SCHEDULED, Status.FAILED, "a task, by `mark_permanent_failure`"),
+    Move(Verb.FAIL, Status.PENDING, Status.FAILED, "a task, by `mark_permanent_failure`"),
     Move(Verb.RESCUE, Status.IN_PROGRESS, Status.PENDING, "manager, when the lease has run out"),
     Move(
         Verb.RESCUE,

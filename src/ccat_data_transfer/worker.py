@@ -31,6 +31,8 @@ from ccat_data_transfer import (
 )
 from ccat_data_transfer.checksums import DEFAULT_ALGORITHM, Checksum
 from ccat_data_transfer.exceptions import (
+    BadNameError,
+    BadSourceError,
     CCATDataOperationError,
     ConfigurationError,
     DatabaseError,
@@ -39,12 +41,14 @@ from ccat_data_transfer.exceptions import (
     LeaseLostError,
     LocationUnavailableError,
     NoChecksumError,
+    SourceChangedError,
     SourceMissingError,
+    SourceReadError,
     StoppedError,
 )
 from ccat_data_transfer.locations import Location
 from ccat_data_transfer.states import PauseReason
-from ccat_data_transfer.storage.base import Progress, Receipt, Storage, no_progress
+from ccat_data_transfer.storage.base import Progress, Reader, Receipt, Storage, no_progress
 
 log = logs.get(__name__)
 
@@ -72,6 +76,7 @@ class Result:
     attempt: int = 0
     package: str = ""
     bytes: int = 0
+    adopted: bool = False  # the bytes were there already, and were verified
     error: BaseException | None = None
 
 
@@ -94,9 +99,9 @@ def carry_out(
     owner = leases.Owner.of_this_process()
     with _transaction(session) as own:
         claim = operations.claim(own, long_term_archive_transfer_id, owner, chosen.lease_seconds, queues=queues)
-        if isinstance(claim, operations.NotClaimed) and isinstance(long_term_archive_transfer_id, int):
+        if isinstance(claim, operations.NotClaimed) and claim.exists:
             # A message that comes back after its worker died meets the dead worker's lease.
-            operations.rescue_one(own, long_term_archive_transfer_id)
+            operations.rescue_one(own, claim.operation_id)
     if isinstance(claim, operations.NotClaimed):
         log.info("operation_not_claimed", operation_id=repr(claim.operation_id)[:100], why=claim.why)
         return Result(long_term_archive_transfer_id, Ending.NOT_CLAIMED)
@@ -110,7 +115,7 @@ def carry_out(
             on_progress(count)
 
         try:
-            receipt = _carry(claim, progress)
+            receipt = _carry(claim, _engine_of(session), progress)
             _record(claim, receipt, session, heartbeat)
         except DatabaseError:
             raise
@@ -129,7 +134,9 @@ def carry_out(
         evidence=receipt.evidence,
         adopted=receipt.adopted,
     )
-    return Result(claim.operation_id, Ending.COMPLETED, claim.attempt, claim.package, receipt.size)
+    return Result(
+        claim.operation_id, Ending.COMPLETED, claim.attempt, claim.package, receipt.size, adopted=receipt.adopted
+    )
 
 
 def _context(claim: operations.Claim) -> dict[str, Any]:
@@ -208,11 +215,11 @@ def _engine_of(session: Session | None) -> Engine | None:
     return bind.engine if isinstance(bind, Connection) else bind
 
 
-def _carry(claim: operations.Claim, progress: Progress) -> Receipt:
+def _carry(claim: operations.Claim, bind: Engine | None, progress: Progress) -> Receipt:
     """Bring the bytes and their documents to the destination; no transaction is open while they move."""
     names.check_package_name(claim.package)
     expected = _expected_checksum(claim)
-    destination = _open_destination(claim.destination)
+    destination = _open_destination(claim.destination, bind)
     if claim.attempt > 1:
         _clear_up(claim, destination)
     receipt = _put(claim, destination, expected, progress)
@@ -229,16 +236,14 @@ def _clear_up(claim: operations.Claim, destination: Storage) -> None:
         log.info("leaving_removed", **_context(claim), token=leaving.token, bytes=leaving.size)
 
 
-def _open_destination(location: Location) -> Storage:
+def _open_destination(location: Location, bind: Engine | None) -> Storage:
     """The backend of a destination, marked as ours at its first use. What is wrong with it is no package's fault."""
     try:
         if location.volume_id is None:
-            location = dataclasses.replace(location, volume_id=topology.enrol(location.id))
+            location = dataclasses.replace(location, volume_id=topology.enrol(location.id, bind))
         return storage.open_storage(location)
     except ConfigurationError as error:
-        raise LocationUnavailableError(
-            str(error), condition=PauseReason.MISCONFIGURED, location=str(location), remedy=error.remedy
-        ) from error
+        raise _misconfigured(location, error) from error
 
 
 def _expected_checksum(claim: operations.Claim) -> Checksum:
@@ -251,30 +256,58 @@ def _expected_checksum(claim: operations.Claim) -> Checksum:
 
 
 def _put(claim: operations.Claim, destination: Storage, expected: Checksum, progress: Progress) -> Receipt:
-    """Store the package from the best source that has it: the next one is tried when a source is at fault."""
-    fault: CCATDataOperationError = SourceMissingError(
-        f"package '{claim.package}' has no present copy in an active buffer of site '{claim.destination.site}'"
-    )
+    """Store the package from the best source that has it: the next one is tried when a source is at fault.
+
+    When none will do, the fault that may pass counts: nothing fails for good while a buffer may come back.
+    """
+    faults: list[CCATDataOperationError] = []
     for source in claim.sources:
         try:
-            with storage.open_storage(source.location).open(source.path) as reader:
-                if reader.size != claim.size:
-                    raise DataCorruptionError(
-                        f"package '{claim.package}' at '{source.location}' has {reader.size} bytes, "
-                        f"recorded are {claim.size}"
-                    )
+            with _open_source(claim, source) as reader:
                 return destination.put(
                     reader, names.object_key(claim.package), expected, token=claim.token, on_progress=progress
                 )
-        except (SourceMissingError, DataCorruptionError) as error:
-            log.warning("source_unusable", **_context(claim), source=str(source.location), error=str(error))
-            fault = error
+        except _SOURCE_FAULTS as error:
+            faults.append(error)
         except LocationUnavailableError as error:
             if error.location == str(claim.destination):
                 raise
-            log.warning("source_unusable", **_context(claim), source=str(source.location), error=str(error))
-            fault = error
-    raise fault
+            faults.append(error)
+        log.warning("source_unusable", **_context(claim), source=str(source.location), error=str(faults[-1]))
+    missing = SourceMissingError(
+        f"package '{claim.package}' has no present copy in an active buffer of site '{claim.destination.site}'"
+    )
+    raise next((fault for fault in faults if fault.retryable), faults[0] if faults else missing)
+
+
+_SOURCE_FAULTS = (
+    BadNameError,
+    SourceMissingError,
+    BadSourceError,
+    DataCorruptionError,
+    SourceChangedError,
+    SourceReadError,
+)
+
+
+def _open_source(claim: operations.Claim, source: operations.Source) -> Reader:
+    """Open a copy of the package; whatever is wrong is the fault of this copy or of its place."""
+    try:
+        reader = storage.open_storage(source.location).open(source.path)
+    except ConfigurationError as error:
+        raise _misconfigured(source.location, error) from error
+    if reader.size != claim.size:
+        reader.close()
+        raise DataCorruptionError(
+            f"package '{claim.package}' at '{source.location}' has {reader.size} bytes, recorded are {claim.size}"
+        )
+    return reader
+
+
+def _misconfigured(location: Location, error: ConfigurationError) -> LocationUnavailableError:
+    return LocationUnavailableError(
+        str(error), condition=PauseReason.MISCONFIGURED, location=str(location), remedy=error.remedy
+    )
 
 
 def _put_documents(claim: operations.Claim, destination: Storage, receipt: Receipt) -> None:

@@ -88,7 +88,12 @@ def test_the_outputs_of_an_operator(tmp_path: Path) -> None:
     place = Place(tmp_path)
     for name in ("buffer", "lta", "good", "bad"):
         (tmp_path / name).mkdir()
-    cards = ("SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0", "END")
+    cards = (
+        "SIMPLE  =                    T",
+        "BITPIX  =                    8",
+        "NAXIS   =                    0",
+        "END",
+    )
     (tmp_path / "good" / "a.fits").write_text("".join(map(FITS_CARD, cards)).ljust(2880), encoding="ascii")
     (tmp_path / "bad" / "b.dat").write_text("b", encoding="ascii")
     (tmp_path / "topology.toml").write_text(TOPOLOGY.format(root=tmp_path), encoding="utf-8")

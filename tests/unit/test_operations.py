@@ -53,7 +53,6 @@ DEAD = dataclasses.replace(OWNER, start="1")
 OUT_OF_SIGHT = dataclasses.replace(OWNER, host="elsewhere")
 
 
-
 def add_place(name: str = "lta", kind: LocationType = LTA, *, site: str = "cologne", **values: Any) -> int:
     with database.session_scope() as session:
         made = factories.make_location(
@@ -200,7 +199,6 @@ def unwell(location: str = "cologne/lta") -> LocationUnavailableError:
     return LocationUnavailableError("no room", condition=PauseReason.FULL.value, location=location)
 
 
-
 class TestCreate:
     def test_makes_one_operation_for_each_active_archive_of_the_site(self) -> None:
         buffer, first, second = add_buffer(), add_place("lta"), add_place("lta-2")
@@ -314,7 +312,6 @@ class TestCreate:
             raise KeyError
         assert all_operations() == []
         assert create() == (1, 1)
-
 
 
 def many(count: int) -> list[int]:
@@ -439,7 +436,6 @@ class TestWithoutABroker:
         assert self.due() == [2]
 
 
-
 class TestClaim:
     @pytest.mark.parametrize("status", [Status.PENDING, Status.SCHEDULED])
     def test_counts_the_attempt_and_takes_the_lease(self, status: Status) -> None:
@@ -467,7 +463,7 @@ class TestClaim:
 
     @pytest.mark.parametrize(
         "forged",
-        [None, "", "1", b"1", 1.0, True, False, [], [1], {}, {"id": 1}, 0, -1, 2**63, -(2**63), 10**30, object()],
+        [None, "", "1", b"1", 1.0, True, False, [], [1], {}, {"id": 1}, 0, -1, 2**63, -(2**63), 10**30, {"id": 1}],
         ids=repr,
     )
     def test_of_a_forged_id_is_refused_and_changes_nothing(self, forged: object) -> None:
@@ -541,7 +537,6 @@ class TestClaim:
             )
             operations.create_for(session, [package], archive)
         assert [str(source.location) for source in claimed(1).sources] == ["cologne/high", "cologne/low"]
-
 
 
 class TestHeartbeat:
@@ -729,7 +724,6 @@ class TestSettle:
         assert load(1).error == "MemoryError"
 
 
-
 class TestRescue:
     def test_leaves_a_living_attempt_alone(self) -> None:
         claimed(one())
@@ -814,7 +808,6 @@ class TestRescue:
         assert not rescue_one(99)
 
 
-
 class TestMending:
     def retried(self, *ids: int) -> list[int]:
         with database.session_scope() as session:
@@ -874,8 +867,8 @@ P, S, I, C, F = Status.PENDING, Status.SCHEDULED, Status.IN_PROGRESS, Status.COM
 
 
 class TestPackageState:
-    def derived(self, *statuses: Status | None, sites: Iterable[str] = (), **settings: Any) -> PackageState:
-        """The state of a package with an operation of each status, each to an archive of its own; None: no operation."""
+    def derived(self, *statuses: Status | None, sites: Iterable[str] = ()) -> PackageState:
+        """The state of a package with an operation of each status (or none), each to an archive of its own."""
         buffers = {site: add_buffer(site=site) for site in dict.fromkeys(sites) or ["cologne"]}
         places = list(sites) or ["cologne"] * len(statuses)
         archives = [add_place(f"lta-{number}", site=site) for number, site in enumerate(places)]
@@ -889,6 +882,12 @@ class TestPackageState:
                         session.get_one(DataLocation, archive),
                         status=status,
                     )
+            # A neighbour that is archived everywhere must make no difference.
+            neighbour = factories.make_package(session, at=session.get_one(DataLocation, buffers[places[0]]))
+            for archive in archives:
+                factories.make_operation(
+                    session, neighbour, session.get_one(DataLocation, archive), status=Status.COMPLETED
+                )
             operations.moves.refresh_packages(session, [package_id])
         return state(package_id)
 
@@ -959,6 +958,26 @@ class TestPackageState:
         record(claimed(2))
         assert state(1) is PackageState.ARCHIVED
 
+    def test_is_archived_no_more_when_an_archive_comes_back_that_lacks_it(self) -> None:
+        operation_id, second = one(), add_place("lta-2")
+        create()
+        set_columns("data_location", second, active=False)
+        create()
+        record(claimed(operation_id))
+        assert state(1) is PackageState.ARCHIVED
+        set_columns("data_location", second, active=True)
+        create()
+        assert state(1) is PackageState.TRANSFERRING
+
+    def test_is_archived_when_the_archive_that_lacks_it_is_given_up(self) -> None:
+        operation_id, second = one(), add_place("lta-2")
+        create()
+        record(claimed(operation_id))
+        assert state(1) is PackageState.TRANSFERRING
+        set_columns("data_location", second, active=False)
+        create()
+        assert state(1) is PackageState.ARCHIVED
+
     def test_is_transferring_from_the_claim_on(self) -> None:
         operation_id = one()
         assert state(1) is PackageState.WAITING
@@ -984,7 +1003,6 @@ class TestPackageState:
         assert state(1) is PackageState.WAITING
         record(claimed(1))
         assert state(1) is PackageState.ARCHIVED
-
 
 
 def every_change() -> list[tuple[str, Callable[[], int], Callable[[Session], object]]]:

@@ -85,7 +85,6 @@ def test_many_ids_are_no_trouble() -> None:
     with database.session_scope(read_only=True) as session:
         assert set(reports.by_id(session, range(1, 50_000))) == {made}
         assert [t.id for t in reports.of_packages(session, range(1, 50_000), [1, 2, 3, 4])] == [made]
-        assert reports.adopted(session, range(1, 50_000)) == set()
 
 
 def test_a_history_is_told_from_its_beginning() -> None:
@@ -101,12 +100,10 @@ def test_a_history_is_told_from_its_beginning() -> None:
                     status=status,
                     attempt=1,
                     actor="host:1",
-                    message="adopted 1 bytes" if verb is Verb.RECORD else None,
                 )
             )
     with database.session_scope(read_only=True) as session:
         history = reports.history(session, made)
-        assert reports.adopted(session, [made]) == {made}
     assert [entry.verb for entry in history.log] == [Verb.CREATE, Verb.CLAIM, Verb.RECORD]
     assert history.transfer.id == made
 

@@ -31,6 +31,7 @@ PERMANENT = [
 PASSING = [
     (exceptions.StorageError(), FailureReason.STORAGE_ERROR),
     (exceptions.SourceChangedError(), FailureReason.SOURCE_CHANGED),
+    (exceptions.SourceReadError(), FailureReason.SOURCE_UNREADABLE),
     (exceptions.NetworkError(), FailureReason.INTERNAL_ERROR),
     (exceptions.ServiceUnavailableError(), FailureReason.INTERNAL_ERROR),
     (exceptions.RetryableError(), FailureReason.INTERNAL_ERROR),

@@ -21,6 +21,7 @@ from ccat_data_transfer.exceptions import (
     StorageError,
     UnknownNameError,
 )
+from ccat_data_transfer.locations import LocationType
 from ccat_data_transfer.states import FailureReason, Status
 
 Configure = Callable[..., None]
@@ -130,7 +131,7 @@ def operation_in(status: Status, *, attempt: int = 0) -> int:
     with database.session_scope() as session:
         buffer = factories.make_location(session, "/nowhere/buffer")
         archive = factories.make_location(
-            session, "/nowhere/lta", name="lta", location_type=models.LocationType.LONG_TERM_ARCHIVE
+            session, "/nowhere/lta", name="lta", location_type=LocationType.LONG_TERM_ARCHIVE
         )
         package = factories.make_package(session, at=buffer)
         return factories.make_operation(session, package, archive, status=status, attempt=attempt).id
@@ -187,16 +188,16 @@ class TestTheTasksHandling:
                 send_data_to_long_term_archive.reset_state_on_failure(session, operation_id, StorageError())
 
     def test_the_task_called_for_nothing_claims_nothing_and_returns_nothing(self) -> None:
-        assert send_data_to_long_term_archive(999) is None  # type: ignore[func-returns-value]
+        assert send_data_to_long_term_archive(999) is None
 
     def test_the_task_works_on_the_session_it_is_given(self) -> None:
         operation_id = operation_in(Status.FAILED)
         with Session(database.engine()) as session:
-            assert send_data_to_long_term_archive(operation_id, session) is None  # type: ignore[func-returns-value]
+            assert send_data_to_long_term_archive(operation_id, session) is None
             assert not session.in_transaction()
 
     @pytest.mark.parametrize("site_name", [None, "cologne", "Cologne", "COLOGNE"])
-    def test_a_pass_creates_and_carries_out_what_is_ready(self, tmp_path: Path, site_name: str | None) -> None:
+    def test_a_pass_creates_and_carries_out_what_is_ready(self, site_name: str | None) -> None:
         operation_id = operation_in(Status.COMPLETED)  # makes the topology
         with database.session_scope() as session:
             buffer = session.get_one(models.DataLocation, 1)

@@ -220,7 +220,9 @@ WAITING = "stop._cond.__enter__(); import signal; signal.raise_signal(signal.SIG
 class TestSignals:
     def started(self, body: str = "pass") -> subprocess.Popen[str]:
         code = SERVICE.format(body=body)
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         assert process.stdout.readline() == "step\n"
         return process

@@ -1,6 +1,6 @@
 """Where settings come from, what is refused, and that secrets stay secret."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,13 +9,12 @@ from ccat_data_transfer import settings
 from ccat_data_transfer.exceptions import ConfigurationError
 
 Configure = Callable[..., None]
-SECRET = "s3cr3t-pa55word"
+SECRET = "s3cr3t-pa55word"  # noqa: S105 - nobody's
 
 
 @pytest.fixture(autouse=True)
-def fresh(configure: Configure) -> Iterator[None]:
+def fresh(configure: Configure) -> None:
     """Every test reads its settings anew."""
-    return
 
 
 @pytest.fixture
@@ -244,3 +243,18 @@ def test_a_heartbeat_comes_six_times_a_lease_unless_it_is_set(configure: Configu
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(field.description for field in settings.Settings.model_fields.values())
+
+
+def test_a_password_in_a_file_that_others_can_read_is_refused(write: Callable[[str], Path]) -> None:
+    file = write(f'[default]\nbroker_url = "redis://am:{SECRET}@broker/0"\n')
+    file.chmod(0o640)
+    with pytest.raises(ConfigurationError, match="can be read by others") as refused:
+        settings.get()
+    assert SECRET not in str(refused.value)
+    file.chmod(0o600)
+    assert settings.get().uses_broker
+
+
+def test_a_file_without_passwords_may_be_read_by_everybody(write: Callable[[str], Path]) -> None:
+    write('[default]\nbroker_url = "redis://broker/0"\n').chmod(0o644)
+    assert settings.get().uses_broker

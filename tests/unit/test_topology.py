@@ -608,3 +608,12 @@ def test_a_declared_site_named_local_is_not_taken_over(tmp_path: Path) -> None:
         factories.make_site(session, "here", "Local")
     with pytest.raises(TopologyError, match="'Local'"):
         topology.ensure_local(working_directory=tmp_path, destinations=[])
+
+
+@pytest.mark.parametrize(("first", "second"), [("archive", "archive/inner"), ("archive/inner", "archive")])
+def test_an_archive_inside_an_earlier_one_is_refused(tmp_path: Path, first: str, second: str) -> None:
+    (tmp_path / "archive" / "inner").mkdir(parents=True)
+    topology.ensure_local(working_directory=tmp_path / "work", destinations=[tmp_path / first])
+    with pytest.raises(TopologyError, match="inside one another"):
+        topology.ensure_local(working_directory=tmp_path / "work", destinations=[tmp_path / second])
+    assert not (tmp_path / second / ".ccat_data_transfer.json").exists()

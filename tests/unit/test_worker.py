@@ -58,7 +58,7 @@ class World:
     def add_package(self, *buffers: Path, name: str = NAME, data: bytes | None = BYTES, **values: Any) -> int:
         """An operation for a package that is registered in these buffers, and lies there unless `data` is None."""
         with database.session_scope() as session:
-            facts = {"size": len(BYTES), "checksum": SHA256} | values
+            facts: dict[str, Any] = {"size": len(BYTES), "checksum": SHA256} | values
             package = factories.make_package(session, name, **facts)
             for buffer in buffers:
                 location = session.scalars(sa.select(models.DataLocation).filter_by(name=buffer.name)).one()
@@ -463,9 +463,7 @@ class TestWhatIsThereAlready:
         carry_out(operation_id)
         before = world.stored()
         world.execute("DELETE FROM raw_data_package_physical_copy WHERE data_location_id = ?", world.lta_id)
-        world.execute(
-            "UPDATE long_term_archive_transfer SET status = 'pending', completed_at = NULL, evidence = NULL"
-        )
+        world.execute("UPDATE long_term_archive_transfer SET status = 'pending', completed_at = NULL, evidence = NULL")
         assert carry_out(operation_id).ending is Ending.COMPLETED
         assert world.stored() == before
 
@@ -541,7 +539,7 @@ class TestAnAttemptThatIsInterrupted:
         assert threading.active_count() == before
         assert nothing_is_archived(world)
 
-    def test_for_the_last_time_fails(self, world: World, buffer: Path, configure: Configure) -> None:
+    def test_for_the_last_time_fails(self, world: World, buffer: Path) -> None:
         operation_id = world.add_package(buffer)
         world.execute("UPDATE long_term_archive_transfer SET attempt_limit = 1")
         assert carry_out(operation_id, on_progress=raising(MemoryError())).ending is Ending.FAIL
@@ -561,7 +559,7 @@ class TestAnAttemptThatIsInterrupted:
 
 class TestTheLease:
     @pytest.fixture(autouse=True)
-    def short(self, configure: Configure, sqlite_database: Path) -> None:
+    def short(self, world: World, configure: Configure) -> None:  # noqa: ARG002 - after the database was made
         configure(lease_seconds=1, heartbeat_seconds=0.02)
 
     def test_is_extended_while_a_long_copy_runs(self, world: World, buffer: Path) -> None:
@@ -577,9 +575,7 @@ class TestTheLease:
             results.append(carry_out(operation_id, on_progress=progress))
 
         def has_lease() -> bool:
-            return bool(
-                world.execute("SELECT 1 FROM long_term_archive_transfer WHERE lease_until > datetime('now')")
-            )
+            return bool(world.execute("SELECT 1 FROM long_term_archive_transfer WHERE lease_until > datetime('now')"))
 
         thread = threading.Thread(target=work)
         thread.start()

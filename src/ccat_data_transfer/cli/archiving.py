@@ -114,10 +114,9 @@ def _archived(request: _Request, local: LocalTopology, stop: threading.Event, *,
         advance(max(0, unread))  # what is registered and untouched is not read again
         ids = [item.id for item in registration.packages if item.id is not None]
         before = _asked_operations(ids, local.destinations)
-        _carry(before, local.destinations, stop, advance)
+        adopted = _carry(before, local.destinations, stop, advance)
     with database.session_scope(read_only=True) as session:
         after = reports.of_packages(session, ids, [location.id for location in local.destinations])
-        adopted = reports.adopted(session, [t.id for t in after if t.status is Status.COMPLETED])
     already = {transfer.id for transfer in before if transfer.status is Status.COMPLETED}
     return outcomes.Report(registration, local.destinations, after, adopted, already)
 
@@ -147,10 +146,11 @@ def _carry(
     locations: Sequence[Location],
     stop: threading.Event,
     advance: Callable[[int], None],
-) -> None:
-    """Try each operation once that is not done, and none of anybody else's."""
+) -> set[int]:
+    """Try each operation once that is not done, and none of anybody else's; returns those that copied nothing."""
     from ccat_data_transfer import dispatch, worker
 
+    adopted: set[int] = set()
     sizes = {transfer.id: transfer.bytes for transfer in asked}
 
     def carry(operation_id: int) -> bool:
@@ -166,6 +166,8 @@ def _carry(
         except DatabaseError:
             stop.set()  # the others would meet the same
             raise
+        if result.adopted:
+            adopted.add(operation_id)
         advance(max(0, left))  # what was adopted or failed is not copied
         return result.ending is not worker.Ending.NOT_CLAIMED
 
@@ -176,3 +178,4 @@ def _carry(
             wanted.setdefault(ids[transfer.site, transfer.location], []).append(transfer.id)
     concurrency = settings.get().worker_concurrency
     dispatch.LocalWorkers(carry, concurrency=concurrency, stop=stop).carry_once(wanted)
+    return adopted

@@ -62,8 +62,9 @@ class Claim:
 class NotClaimed:
     """Why an operation was not claimed: a duplicate, stale or forged message, or a paused location."""
 
-    operation_id: object
+    operation_id: Any
     why: str
+    exists: bool = False
 
 
 def claim(
@@ -86,7 +87,8 @@ def claim(
         parameters["queues"] = list(queues)
     row = run(session, _claim_statement(queues is not None), parameters).one_or_none()
     if row is None:
-        return NotClaimed(operation_id, _why_not_claimed(session, operation_id))
+        why = _why_not_claimed(session, operation_id)
+        return NotClaimed(operation_id, why or "there is no such operation", exists=why is not None)
     moves.log(session, [(row.id, row.attempt)], Verb.CLAIM, Status.IN_PROGRESS)
     run(session, _NOT_WAITING, {"package_id": row.raw_data_package_id})
     return _claim_details(session, row)
@@ -161,10 +163,10 @@ def _claim_details(session: Session, row: Any) -> Claim:
     of_package = {"package_id": row.raw_data_package_id}
     package = run(session, _PACKAGE, of_package).one()
     copies = run(session, _COPIES, {**of_package, "location_id": row.data_location_id}).all()
+    # A caller's session may remember a place as it was, so what it remembers is overwritten.
+    places = {row.data_location_id, *(c.data_location_id for c in copies)}
     rows = session.scalars(
-        sa.select(DataLocation).where(
-            DataLocation.id.in_({row.data_location_id, *(c.data_location_id for c in copies)})
-        )
+        sa.select(DataLocation).where(DataLocation.id.in_(places)).execution_options(populate_existing=True)
     )
     locations = {location.id: location for location in rows}
     found = tuple(Source(locations[c.data_location_id].value(), c.path) for c in copies)
@@ -192,7 +194,8 @@ def _claim_details(session: Session, row: Any) -> Claim:
     )
 
 
-def _why_not_claimed(session: Session, operation_id: int) -> str:
+def _why_not_claimed(session: Session, operation_id: int) -> str | None:
+    """In words; None when there is no such operation."""
     row = run(
         session,
         sa.select(
@@ -207,7 +210,7 @@ def _why_not_claimed(session: Session, operation_id: int) -> str:
         .where(Operation.id == operation_id),
     ).one_or_none()
     if row is None:
-        return "there is no such operation"
+        return None
     if row.status not in sources(Verb.CLAIM, Status.IN_PROGRESS):
         return f"it is {row.status}"
     if not row.active:

@@ -33,27 +33,24 @@ def create(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
     number of managers: what two of them want to create, the unique key makes once.
     """
     _notice_changed_topology(session, site_id)
-    copies = (
-        run(
-            session,
-            sa.select(Copy.id)
-            .join(place, place.c.id == Copy.data_location_id)
-            .join(moves.package, Package.id == Copy.raw_data_package_id)
-            .where(
-                # Spelled as the partial index spells it, without parameters.
-                Copy.considered == sa.false(),
-                Copy.status == sa.literal(PhysicalCopyStatus.PRESENT, Copy.status.type, literal_execute=True),
-                Package.checksum.is_not(None),
-                *moves.active(LocationType.BUFFER, site_id),
-            )
-            .limit(limit)
-            .with_for_update(of=moves.copy, skip_locked=True),
+    ready = run(
+        session,
+        sa.select(Copy.id, Copy.raw_data_package_id)
+        .join(place, place.c.id == Copy.data_location_id)
+        .join(moves.package, Package.id == Copy.raw_data_package_id)
+        .where(
+            # Spelled as the partial index spells it, without parameters.
+            Copy.considered == sa.false(),
+            Copy.status == sa.literal(PhysicalCopyStatus.PRESENT, Copy.status.type, literal_execute=True),
+            Package.checksum.is_not(None),
+            *moves.active(LocationType.BUFFER, site_id),
         )
-        .scalars()
-        .all()
-    )
-    if not copies:
+        .limit(limit)
+        .with_for_update(of=moves.copy, skip_locked=True),
+    ).all()
+    if not ready:
         return 0, 0
+    copies = [row.id for row in ready]
     archive = place.alias("archive")
     wanted = (
         sa.select(Copy.raw_data_package_id, archive.c.id, sa.literal(settings.get().max_attempts))
@@ -65,6 +62,8 @@ def create(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
     )
     created = _create(session, wanted)
     run(session, sa.update(moves.copy).where(Copy.id.in_(copies)).values(considered=True))
+    # Also of those that need nothing new: an archive may have been given up since.
+    moves.refresh_packages(session, {row.raw_data_package_id for row in ready})
     return len(copies), created
 
 
@@ -73,7 +72,9 @@ def create_for(session: Session, package_ids: Collection[int], location_id: int)
     wanted = sa.select(Package.id, sa.literal(location_id), sa.literal(settings.get().max_attempts)).where(
         Package.id.in_(package_ids), Package.checksum.is_not(None)
     )
-    return _create(session, wanted)
+    created = _create(session, wanted.order_by(Package.id))
+    moves.refresh_packages(session, package_ids)
+    return created
 
 
 def _create(session: Session, wanted: Any) -> int:
@@ -86,8 +87,6 @@ def _create(session: Session, wanted: Any) -> int:
         .returning(Operation.id, Operation.raw_data_package_id),
     ).all()
     moves.log(session, ((row.id, 0) for row in created), Verb.CREATE, Status.PENDING)
-    # Only a package that had been finished, or had failed, can change its state by new work.
-    moves.refresh_packages(session, {row.raw_data_package_id for row in created}, only_settled=True)
     return len(created)
 
 
@@ -218,25 +217,21 @@ def rescue(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
     Dead is an attempt whose lease has run out on the database's clock, or whose process this very host can see to be
     gone. The attempt stays counted: a package that kills its worker reaches its limit and fails.
     """
-    rows = run(
-        session,
-        sa.select(
-            Operation.id,
-            Operation.attempt,
-            Operation.attempt_limit,
-            Operation.lease_owner,
-            (Operation.lease_until < utcnow()).label("expired"),
-        )
+    here = [] if site_id is None else [place.c.site_id == site_id]
+    has_expired = Operation.lease_until < utcnow()
+    is_of_this_host = Operation.lease_owner.startswith(f"{leases.host()}|", autoescape=True)
+    running = (
+        sa.select(Operation.id, Operation.attempt, Operation.attempt_limit, Operation.lease_owner)
         .join(place, place.c.id == Operation.data_location_id)
-        .where(
-            moves.in_status(Status.IN_PROGRESS),
-            *([place.c.site_id == site_id] if site_id is not None else []),
-        )
+        .where(moves.in_status(Status.IN_PROGRESS), *here)
         .order_by(Operation.raw_data_package_id, Operation.id)  # locks of packages are taken in order
-        .limit(limit)
-        .with_for_update(of=moves.operation, skip_locked=True),
-    ).all()
-    return [row.id for row in rows if (row.expired or _holder_is_dead(row.lease_owner)) and _rescue(session, row)]
+    )
+    # Nothing is locked while dead and living are told apart; the move itself asks again.
+    expired = run(session, running.where(has_expired).limit(limit)).all()
+    rescued = [row.id for row in expired if _rescue(session, row, only_if=has_expired)]
+    ours = run(session, running.where(is_of_this_host)).all()
+    rescued += [row.id for row in ours if _holder_is_dead(row.lease_owner) and _rescue(session, row)]
+    return rescued
 
 
 def rescue_one(session: Session, operation_id: int) -> bool:
@@ -255,20 +250,17 @@ def _holder_is_dead(owner: str | None) -> bool:
     return holder is not None and holder.is_known_dead()
 
 
-def _rescue(session: Session, row: Any) -> bool:
+def _rescue(session: Session, row: Any, *, only_if: sa.ColumnElement[bool] | None = None) -> bool:
     message = f"the worker of attempt {row.attempt} is gone ({row.lease_owner})"
-    if row.attempt < row.attempt_limit:
-        delay = retry.backoff(row.attempt, moves.policy(), retry.jitter())
-        return moves.leave(
-            session,
-            row.id,
-            row.attempt,
-            Verb.RESCUE,
-            Status.PENDING,
-            FailureReason.WORKER_LOST,
-            message,
-            delay=delay,
-        )
+    is_last = row.attempt >= row.attempt_limit
     return moves.leave(
-        session, row.id, row.attempt, Verb.RESCUE, Status.FAILED, FailureReason.ATTEMPTS_EXHAUSTED, message
+        session,
+        row.id,
+        row.attempt,
+        Verb.RESCUE,
+        Status.FAILED if is_last else Status.PENDING,
+        FailureReason.ATTEMPTS_EXHAUSTED if is_last else FailureReason.WORKER_LOST,
+        message,
+        delay=0.0 if is_last else retry.backoff(row.attempt, moves.policy(), retry.jitter()),
+        only_if=only_if,
     )

@@ -111,8 +111,9 @@ def leave(
     message: str,
     *,
     delay: float = 0.0,
+    only_if: sa.ColumnElement[bool] | None = None,
 ) -> bool:
-    """Move an operation out of `in_progress`, fenced by its attempt."""
+    """Move an operation out of `in_progress`, fenced by its attempt; False when it was not there any more."""
     values: dict[str, Any] = {"not_before": utcnow(delay)} if target is Status.PENDING else {}
     if verb is Verb.SNOOZE:
         values["attempt_limit"] = Operation.attempt_limit + 1  # the attempt is given back, its number is not
@@ -122,6 +123,7 @@ def leave(
         session,
         update(
             *HELD,
+            *([] if only_if is None else [only_if]),
             status=target,
             reason=reason,
             error=message[:MAX_ERROR_LENGTH],
@@ -149,7 +151,7 @@ def takes_work() -> sa.ColumnElement[bool]:
     return sa.and_(place.c.active, sa.or_(place.c.paused_until.is_(None), place.c.paused_until <= utcnow()))
 
 
-def refresh_packages(session: Session, package_ids: Collection[int], *, only_settled: bool = False) -> None:
+def refresh_packages(session: Session, package_ids: Collection[int]) -> None:
     """Derive the state of packages anew from their operations."""
     if not package_ids:
         return
@@ -160,7 +162,7 @@ def refresh_packages(session: Session, package_ids: Collection[int], *, only_set
         # own, and in order, so that nobody waits in a circle.
         run(session, _LOCK_PACKAGES, {"ids": ids})
     minimum = settings.get().minimum_archive_copies
-    run(session, _refresh(only_settled), {"ids": ids, "minimum": minimum})
+    run(session, _refresh(), {"ids": ids, "minimum": minimum})
 
 
 _IDS = Package.id.in_(sa.bindparam("ids", expanding=True))
@@ -168,19 +170,24 @@ _LOCK_PACKAGES = sa.select(Package.id).where(_IDS).order_by(Package.id).with_for
 
 
 @functools.cache
-def _refresh(only_settled: bool) -> Any:
-    settled = Package.state.in_((PackageState.ARCHIVED, PackageState.FAILED))
-    return sa.update(package).where(_IDS, *([settled] if only_settled else [])).values(state=_derived_state())
+def _refresh() -> Any:
+    state = _derived_state()
+    # A row whose state does not change is not written: most of those that are looked at do not.
+    return sa.update(package).where(_IDS, Package.state != state).values(state=state)
 
 
 def _derived_state() -> Any:
-    """The state of a package, as one expression over the row of the package."""
+    """The state of a package, as one expression over its row.
+
+    Every subquery says by itself what it correlates: left to be guessed, a table of the outer statement can turn
+    into one of the subquery's own, and another package's copies would count.
+    """
 
     def operations(*conditions: sa.ColumnElement[bool]) -> Any:
-        return sa.exists().where(
-            Operation.raw_data_package_id == Package.id,
-            place.c.id == Operation.data_location_id,
-            *conditions,
+        return (
+            sa.exists()
+            .where(Operation.raw_data_package_id == Package.id, place.c.id == Operation.data_location_id, *conditions)
+            .correlate(package)
         )
 
     completed = (
@@ -189,24 +196,35 @@ def _derived_state() -> Any:
         .correlate(package)
         .scalar_subquery()
     )
-    archive, done = place.alias("archive"), operation.alias("done").c
-    missing = sa.exists().where(
-        Copy.raw_data_package_id == Package.id,
-        place.c.id == Copy.data_location_id,
-        place.c.location_type == LocationType.BUFFER,
-        archive.c.site_id == place.c.site_id,
-        archive.c.location_type == LocationType.LONG_TERM_ARCHIVE,
-        archive.c.active,
-        ~sa.exists().where(
-            done.raw_data_package_id == Package.id,
-            done.data_location_id == archive.c.id,
-            done.status == Status.COMPLETED,
-        ),
+    archive, done = place.alias("archive"), operation.alias("done")
+    has_copy = (
+        sa.exists()
+        .where(
+            done.c.raw_data_package_id == Package.id,
+            done.c.data_location_id == archive.c.id,
+            done.c.status == Status.COMPLETED,
+        )
+        .correlate(package, archive)
     )
+    lacks_a_copy = (
+        sa.exists()
+        .where(
+            Copy.raw_data_package_id == Package.id,
+            place.c.id == Copy.data_location_id,
+            place.c.location_type == LocationType.BUFFER,
+            archive.c.site_id == place.c.site_id,
+            archive.c.location_type == LocationType.LONG_TERM_ARCHIVE,
+            archive.c.active,
+            ~has_copy,
+        )
+        .correlate(package)
+    )
+    is_unfinished = operations(Operation.status != Status.COMPLETED, place.c.active)
+    is_enough = completed >= sa.bindparam("minimum", type_=sa.Integer)
     under_way = (Status.SCHEDULED, Status.IN_PROGRESS, Status.COMPLETED)
     return sa.case(
         (operations(Operation.status == Status.FAILED, place.c.active), PackageState.FAILED),
-        (sa.and_(completed >= sa.bindparam("minimum", type_=sa.Integer), ~missing), PackageState.ARCHIVED),
+        (sa.and_(is_enough, ~lacks_a_copy, ~is_unfinished), PackageState.ARCHIVED),
         (operations(Operation.status.in_(under_way)), PackageState.TRANSFERRING),
         else_=PackageState.WAITING,
     )
@@ -219,12 +237,31 @@ def policy() -> retry.Policy:
 
 
 def resume(session: Session, location_id: int) -> None:
-    """End the pause of a location."""
+    """End the pause of a location; what was snoozed for its sake is due at once."""
     run(
         session,
         sa.update(place)
         .where(place.c.id == location_id)
         .values(paused_until=None, pause_reason=None, pause_message=None),
+    )
+    run(
+        session,
+        update(
+            Operation.data_location_id == location_id,
+            in_status(Status.PENDING),
+            Operation.not_before > utcnow(),
+            Operation.reason == FailureReason.DESTINATION_UNAVAILABLE,
+            not_before=utcnow(),
+        ),
+    )
+    run(
+        session,
+        update(
+            Operation.data_location_id == location_id,
+            in_status(Status.SCHEDULED),
+            Operation.resend_at > utcnow(),
+            resend_at=utcnow(),
+        ),
     )
 
 

@@ -125,17 +125,6 @@ def by_id(session: Session, operation_ids: Collection[int]) -> dict[int, Transfe
     return found
 
 
-def adopted(session: Session, operation_ids: Collection[int]) -> set[int]:
-    """Those of these completed operations that found their bytes at the destination and copied nothing."""
-    found: set[int] = set()
-    for chunk in chunks(operation_ids):
-        query = sa.select(Log.long_term_archive_transfer_id).where(
-            Log.long_term_archive_transfer_id.in_(chunk), Log.verb == Verb.RECORD, Log.message.startswith("adopted ")
-        )
-        found.update(session.scalars(query))
-    return found
-
-
 def chunks(ids: Collection[int], size: int = BATCH) -> list[list[int]]:
     """Ids in lists that no database finds too long for one statement."""
     every = sorted(ids)

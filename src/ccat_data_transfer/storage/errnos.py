@@ -9,12 +9,12 @@ import os
 from types import TracebackType
 
 from ccat_data_transfer.exceptions import (
-    ArchiveError,
     BadNameError,
     BadSourceError,
     CCATDataOperationError,
     LocationUnavailableError,
     SourceMissingError,
+    SourceReadError,
     StorageError,
 )
 from ccat_data_transfer.locations import Location
@@ -79,7 +79,7 @@ def source_error(error: OSError, location: Location, key: str) -> CCATDataOperat
         return BadSourceError(f"{what} cannot be opened: {_text(error)}")
     if condition is PauseReason.UNREACHABLE:
         return unavailable(location, condition, f"is unwell: reading '{shown(key)}' failed: {_text(error)}")
-    return ArchiveError(f"{what} cannot be read: {_text(error)}")
+    return SourceReadError(f"{what} cannot be read: {_text(error)}")
 
 
 class blaming:  # noqa: N801 - reads as `with blaming(location, "..."):`

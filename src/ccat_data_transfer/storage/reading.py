@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from ccat_data_transfer.exceptions import ArchiveError, BadSourceError, SourceChangedError, SourceMissingError
+from ccat_data_transfer.exceptions import BadSourceError, SourceChangedError, SourceMissingError, SourceReadError
 from ccat_data_transfer.names import shown
 from ccat_data_transfer.storage import errnos, paths
 from ccat_data_transfer.storage.base import Reader
@@ -22,7 +22,7 @@ def source_at_fault(key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ArchiveError(f"source of '{shown(key)}' cannot be read: {error.strerror or error}") from error
+        raise SourceReadError(f"source of '{shown(key)}' cannot be read: {error.strerror or error}") from error
 
 
 class PosixReader(Reader):

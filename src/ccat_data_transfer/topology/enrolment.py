@@ -4,6 +4,7 @@ The mark lies in the directory, its value in the row. No transaction is open whi
 """
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from ccat_data_transfer import database, models, storage
@@ -19,14 +20,14 @@ def takes_mark(location: Location) -> bool:
     return location.storage_type is StorageType.DISK and location.options["path"] != FILE_SYSTEM_ROOT
 
 
-def enrol(location_id: int) -> str | None:
+def enrol(location_id: int, bind: Engine | None = None) -> str | None:
     """Mark the directory of a data location and remember the mark; returns the one that counts, None if it takes none.
 
-    Uses short transactions of its own. A directory that carries a mark keeps it; two callers at once agree on one.
-    Raises `LocationUnavailableError` or `StorageError` when the directory is unwell, and `TopologyError` when it is
-    that of another location.
+    Uses short transactions of its own, of the configured database or of `bind`. A directory that carries a mark keeps
+    it; two callers at once agree on one. Raises `LocationUnavailableError` or `StorageError` when the directory is
+    unwell, and `TopologyError` when it is that of another location.
     """
-    with database.session_scope(read_only=True) as session:
+    with database.session_scope(bind, read_only=True) as session:
         row = session.get(models.DataLocation, location_id)
         if row is None:
             raise UnknownNameError(f"there is no data location with id {location_id}")
@@ -34,7 +35,7 @@ def enrol(location_id: int) -> str | None:
     if location.volume_id is not None or not takes_mark(location):
         return location.volume_id
     mark = storage.open_storage(location).enrol()
-    with database.session_scope() as session:
+    with database.session_scope(bind) as session:
         rows.serialise(session)
         return store(session, location, mark)
 

@@ -58,6 +58,7 @@ def ensure_local(*, working_directory: Path, destinations: Sequence[Path]) -> Lo
     """
     packed = _make_packed(working_directory)
     roots = [_destination_root(path) for path in destinations]
+    _refuse_nested(roots)
     wanted = [
         _Wanted(FILE_SYSTEM_ROOT, LocationType.BUFFER, INPUTS, priority=1),
         _marked(_Wanted(packed, LocationType.BUFFER, PACKED, priority=0)),
@@ -87,6 +88,25 @@ def _destination_root(path: Path) -> str:
     if root == FILE_SYSTEM_ROOT:
         raise InputError("the root of the file system cannot be a destination")
     return root
+
+
+def _refuse_nested(roots: Sequence[str]) -> None:
+    """Raise `TopologyError` when a destination lies inside an archive of this database, or holds one."""
+    with database.session_scope(read_only=True) as session:
+        known = session.scalars(
+            sa.select(models.DiskDataLocation).where(
+                models.DiskDataLocation.location_type == LocationType.LONG_TERM_ARCHIVE
+            )
+        ).all()
+        for root in roots:
+            for archive in known:
+                inner, outer = Path(root), Path(archive.path)
+                if inner != outer and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
+                    raise TopologyError(
+                        f"destination '{names.shown(root)}' and archive '{archive.value()}' at "
+                        f"'{names.shown(archive.path)}' lie inside one another",
+                        remedy="name a destination apart from it",
+                    )
 
 
 def _storable(root: str) -> str:

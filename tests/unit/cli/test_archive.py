@@ -106,9 +106,9 @@ def test_a_byte_that_flips_after_registering_is_refused(
 ) -> None:
     carry = archiving._carry
 
-    def flipped(*arguments: Any) -> None:
+    def flipped(*arguments: Any) -> set[int]:
         _flip(nothing.folder / WORKDIR / "packed" / "obs-1.tar")
-        carry(*arguments)
+        return carry(*arguments)
 
     monkeypatch.setattr(archiving, "_carry", flipped)
     result = nothing("archive", night, "--to", "a", "--json")
