@@ -115,7 +115,7 @@ def create_engine(url: str) -> Engine:
 
 def _refuse_volatile(what: str, remedy: str) -> None:
     if not settings.get().allow_volatile_database:
-        raise DatabaseError(f"the database could forget a commit at a power cut: {what}", remedy=remedy)
+        raise DatabaseTroubleError(f"the database could forget a commit at a power cut: {what}", remedy=remedy)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -213,6 +213,10 @@ def session_scope(bind: Engine | Connection | None = None, *, read_only: bool = 
         yield session
 
 
+class SchemaTroubleError(DatabaseSchemaError, SQLAlchemyError):
+    """A schema error that callers who know only SQLAlchemy catch too."""
+
+
 class DatabaseTroubleError(DatabaseError, SQLAlchemyError):
     """The driver's error in this program's words; callers that know only SQLAlchemy catch it too."""
 
@@ -242,10 +246,10 @@ def check_schema(bind: Engine | None = None) -> None:
     if found == SCHEMA_REVISION:
         return
     if found is None:
-        raise DatabaseSchemaError("the database is empty: it has none of this program's tables")
+        raise SchemaTroubleError("the database is empty: it has none of this program's tables")
     if found < SCHEMA_REVISION:
-        raise DatabaseSchemaError(f"the database is at schema {found}, this program needs {SCHEMA_REVISION}")
-    raise DatabaseSchemaError(
+        raise SchemaTroubleError(f"the database is at schema {found}, this program needs {SCHEMA_REVISION}")
+    raise SchemaTroubleError(
         f"the database is at schema {found}, newer than this program's {SCHEMA_REVISION}",
         remedy="upgrade this program; it refuses to guess what a newer schema means",
     )

@@ -12,12 +12,18 @@ import structlog
 from ccat_data_transfer import settings
 
 MAX_VALUE_LENGTH = 2000
+MAX_EXCEPTION_LENGTH = 20_000
 
 
 def _bounded(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Escape control characters and cut giant values: package names and other programs' errors are data."""
     for key, value in event.items():
-        if isinstance(value, str) and key != "exception":
+        if key == "exception":
+            # Its lines are kept, and of a giant one the beginning and the end, where the error is named.
+            if len(value) > MAX_EXCEPTION_LENGTH:
+                half = MAX_EXCEPTION_LENGTH // 2
+                event[key] = f"{value[:half]}\n…\n{value[-half:]}"
+        elif isinstance(value, str):
             safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
             event[key] = safe if len(safe) <= MAX_VALUE_LENGTH else safe[:MAX_VALUE_LENGTH] + "…"
     return event

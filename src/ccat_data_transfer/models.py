@@ -5,6 +5,7 @@ manager and `status` ask for has its index.
 """
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -114,7 +115,7 @@ class DataLocation(Base):
 
     def options(self) -> dict[str, str]:
         """What only the storage backend understands."""
-        return {}
+        return _options(self.storage_type, lambda name: getattr(self, name))
 
     def value(self) -> Location:
         """This location without its row, for layers that know no database."""
@@ -142,10 +143,6 @@ class DiskDataLocation(DataLocation):
 
     __mapper_args__ = {"polymorphic_identity": StorageType.DISK, "polymorphic_load": "inline"}
 
-    def options(self) -> dict[str, str]:
-        """`path` of the root, and `host` when it is bound to one."""
-        return {"path": self.path} | ({"host": self.host} if self.host else {})
-
 
 class S3DataLocation(DataLocation):
     """A bucket of an object store, below a prefix."""
@@ -160,16 +157,6 @@ class S3DataLocation(DataLocation):
 
     __mapper_args__ = {"polymorphic_identity": StorageType.S3, "polymorphic_load": "inline"}
 
-    def options(self) -> dict[str, str]:
-        """`bucket_name` and `prefix`, and `region` and `endpoint_url` where set."""
-        every = {
-            "bucket_name": self.bucket_name,
-            "prefix": self.prefix,
-            "region": self.region,
-            "endpoint_url": self.endpoint_url,
-        }
-        return {key: value for key, value in every.items() if value is not None}
-
 
 class TapeDataLocation(DataLocation):
     """A tape library, reached through the file system at `mount_path`."""
@@ -182,9 +169,42 @@ class TapeDataLocation(DataLocation):
 
     __mapper_args__ = {"polymorphic_identity": StorageType.TAPE, "polymorphic_load": "inline"}
 
-    def options(self) -> dict[str, str]:
-        """`library_name` and `mount_path`."""
-        return {"library_name": self.library_name, "mount_path": self.mount_path}
+
+# What only the backend of a storage type understands: columns of its own table.
+_OPTIONS: dict[StorageType, tuple[str, ...]] = {
+    StorageType.DISK: ("path", "host"),
+    StorageType.S3: ("bucket_name", "prefix", "region", "endpoint_url"),
+    StorageType.TAPE: ("library_name", "mount_path"),
+}
+
+
+def _options(storage_type: StorageType, get: Callable[[str], str | None]) -> dict[str, str]:
+    return {name: value for name in _OPTIONS[storage_type] if (value := get(name)) is not None}
+
+
+def select_locations() -> sa.Select[Any]:
+    """All columns that make a `Location`, for `location_of`: cheaper than mapped objects where every package asks."""
+    place, site = DataLocation.__table__, Site.__table__
+    kinds = (DiskDataLocation.__table__, S3DataLocation.__table__, TapeDataLocation.__table__)
+    joined = place.join(site, site.c.id == place.c.site_id)
+    for kind in kinds:
+        joined = joined.outerjoin(kind, kind.c.data_location_id == place.c.id)
+    own = [column for kind in kinds for column in kind.c if column.name in sum(_OPTIONS.values(), ())]
+    return sa.select(place, site.c.short_name, *own).select_from(joined)
+
+
+def location_of(row: sa.Row[Any]) -> Location:
+    """The location in a row of `select_locations`."""
+    return Location(
+        id=row.id,
+        site=row.short_name,
+        name=row.name,
+        location_type=row.location_type,
+        storage_type=row.storage_type,
+        volume_id=row.volume_id,
+        required_evidence=row.required_evidence,
+        options=_options(row.storage_type, lambda name: getattr(row, name)),
+    )
 
 
 class RawDataPackage(Base):

@@ -89,5 +89,5 @@ def vouches_for(document: bytes, package: str, checksums: Mapping[str, Checksum]
             and described["name"] == package
             and str(checksums["sha256"]) in described["checksums"]
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -109,7 +109,7 @@ def test_a_process_that_is_out_of_sight_is_never_known_to_be_dead(change: dict[s
 
 @pytest.mark.parametrize("field", ["boot", "namespace", "start"])
 def test_where_the_system_cannot_tell_nobody_is_known_to_be_dead(field: str) -> None:
-    unknown = dataclasses.replace(Owner.of_this_process(), pid=2**22 + 1, **{field: "unknown"})  # type: ignore[arg-type]
+    unknown = dataclasses.replace(Owner.of_this_process(), pid=2**22 + 1, **{field: "unknown"})
     assert not unknown.is_known_dead()
 
 

@@ -155,9 +155,8 @@ class Operations(RuleBasedStateMachine):
             claim = operations.claim(session, operation_id, OWNERS[owner], 3600)
         if isinstance(claim, operations.Claim):
             assert self.last[operation_id]["status"] in {"pending", "scheduled"}
-            assert self.rows(
-                "SELECT ? <= strftime('%Y-%m-%d %H:%M:%f999') AS due", self.last[operation_id]["not_before"]
-            )[0]["due"]
+            was = next(row for row in before[0] if row["id"] == operation_id)
+            assert self.rows("SELECT ? <= strftime('%Y-%m-%d %H:%M:%f999') AS is_due", was["not_before"])[0]["is_due"]
             assert claim.attempt == self.last[operation_id]["attempt"] + 1
             self.claims.append(claim)
         else:
@@ -181,7 +180,7 @@ class Operations(RuleBasedStateMachine):
         self.claim_what_is_due(choice)
 
     def fenced(self, choice: int, write: Callable[[Session, operations.Claim], bool]) -> None:
-        """An attempt, running or long dead, writes: it succeeds only if it is the one that runs, else nothing changes."""
+        """An attempt, running or long dead, writes: only the one that runs succeeds, else nothing changes."""
         claim = self.claims[choice % len(self.claims)]
         now = self.last[claim.operation_id]
         is_running = now["status"] == "in_progress" and now["attempt"] == claim.attempt
@@ -321,8 +320,8 @@ class Operations(RuleBasedStateMachine):
         )
         verified = self.rows(
             "SELECT raw_data_package_id, data_location_id FROM raw_data_package_physical_copy "
-            "WHERE data_location_id <> ? AND status = 'present' AND verified_at IS NOT NULL AND verified_how = 'direct' "
-            "AND checksum IS NOT NULL ORDER BY 1, 2",
+            "WHERE data_location_id <> ? AND status = 'present' AND verified_at IS NOT NULL "
+            "AND verified_how = 'direct' AND checksum IS NOT NULL ORDER BY 1, 2",
             BUFFER,
         )
         assert completed == verified
@@ -363,7 +362,7 @@ def test_whatever_happens_in_whatever_order_the_promises_hold(
 ) -> None:
     configure(max_attempts=2, schedule_limit=2)
     monkeypatch.setattr(Operations, "template", empty_database, raising=False)
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Operations,
         settings=settings(
             max_examples=50, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.unprivileged import unprivileged
 
 from ccat_data_transfer import packing
 from ccat_data_transfer.checksums import Checksum
@@ -213,13 +214,12 @@ def test_the_root_folder_has_no_name() -> None:
         candidates._pack_of(Path("/"), frozenset(), candidates._Faults(), leaves_tars=False)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("inside", ["a.dat", "deep", "deep/b.dat"])
 def test_what_cannot_be_read_is_refused(tmp_path: Path, inside: str) -> None:
     make(tmp_path / "n", {"a.dat": b"1", "deep/b.dat": b"2"})
     (tmp_path / "n" / inside).chmod(0)
     try:
-        with pytest.raises(InputError, match="cannot be read"):
+        with unprivileged(tmp_path), pytest.raises(InputError, match="cannot be read"):
             packing.plan([tmp_path / "n"])
     finally:
         (tmp_path / "n" / inside).chmod(0o700)
@@ -363,7 +363,8 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 _component = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters="/\\"), min_size=1, max_size=60
 ).filter(lambda text: text not in {".", ".."} and text[0] != "-" and unicodedata.normalize("NFC", text) == text)
-_paths = st.lists(_component, min_size=1, max_size=4).map("/".join)
+# A tar at the top would be a package as it is.
+_paths = st.lists(_component, min_size=1, max_size=4).filter(lambda parts: not packing.is_tar(parts[0])).map("/".join)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -20,7 +20,7 @@ from tests import factories
 
 from ccat_data_transfer import database, leases, models, operations, storage, worker
 from ccat_data_transfer.checksums import Checksum
-from ccat_data_transfer.exceptions import ArchiveError, DatabaseError, StoppedError
+from ccat_data_transfer.exceptions import DatabaseError, SourceReadError, StoppedError
 from ccat_data_transfer.locations import LocationType
 from ccat_data_transfer.states import Evidence, FailureReason, PackageState, PauseReason, Status, Verb
 from ccat_data_transfer.storage.reading import PosixReader
@@ -333,7 +333,7 @@ class TestTwoBuffers:
 
         def dying(self: PosixReader, into: memoryview) -> int:
             if self._root.location.name == "first":
-                raise ArchiveError("source cannot be read: input/output error")
+                raise SourceReadError("source cannot be read: input/output error")
             return readinto(self, into)
 
         monkeypatch.setattr(PosixReader, "readinto", dying)

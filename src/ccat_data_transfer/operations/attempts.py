@@ -19,6 +19,8 @@ from ccat_data_transfer.models import (
     RawDataFile,
     RawDataPackageMetadata,
     Site,
+    location_of,
+    select_locations,
 )
 from ccat_data_transfer.operations import moves
 from ccat_data_transfer.operations.moves import MAX_ERROR_LENGTH, MAX_ID, Copy, Operation, Package, place, run
@@ -147,6 +149,7 @@ _COPIES = (
     )
     .order_by(place.c.priority, place.c.id)
 )
+_LOCATIONS = select_locations().where(place.c.id.in_(sa.bindparam("location_ids", expanding=True)))
 _FILES = (
     sa.select(_file.c.path, _file.c.size, _file.c.checksum, _file.c.modified_at)
     .where(_file.c.raw_data_package_id == sa.bindparam("package_id"))
@@ -163,17 +166,14 @@ def _claim_details(session: Session, row: Any) -> Claim:
     of_package = {"package_id": row.raw_data_package_id}
     package = run(session, _PACKAGE, of_package).one()
     copies = run(session, _COPIES, {**of_package, "location_id": row.data_location_id}).all()
-    # A caller's session may remember a place as it was, so what it remembers is overwritten.
-    places = {row.data_location_id, *(c.data_location_id for c in copies)}
-    rows = session.scalars(
-        sa.select(DataLocation).where(DataLocation.id.in_(places)).execution_options(populate_existing=True)
-    )
-    locations = {location.id: location for location in rows}
-    found = tuple(Source(locations[c.data_location_id].value(), c.path) for c in copies)
+    ids = {row.data_location_id, *(c.data_location_id for c in copies)}
+    rows = {place.id: place for place in run(session, _LOCATIONS, {"location_ids": list(ids)})}
+    locations = {place.id: location_of(place) for place in rows.values()}
+    found = tuple(Source(locations[c.data_location_id], c.path) for c in copies)
     destination = locations[row.data_location_id]
     events = run(session, _EVENTS, {"operation_id": row.id})
     registered = sidecar.CustodyEvent(package.created_at, "register", "", str(found[0].location) if found else "")
-    here = str(destination.value())
+    here = str(destination)
     return Claim(
         operation_id=row.id,
         attempt=row.attempt,
@@ -183,8 +183,8 @@ def _claim_details(session: Session, row: Any) -> Claim:
         size=package.size,
         checksum=package.checksum,
         sources=found,
-        destination=destination.value(),
-        destination_was_paused=destination.paused_until is not None,
+        destination=destination,
+        destination_was_paused=rows[row.data_location_id].paused_until is not None,
         files=[
             sidecar.FileEntry(file.path, file.size, file.checksum, file.modified_at)
             for file in run(session, _FILES, {"package_id": row.raw_data_package_id})

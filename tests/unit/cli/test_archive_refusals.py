@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.cli.conftest import WORKDIR, Program
+from tests.unprivileged import unprivileged
 
 Prepare = Callable[[Path], None]
 
@@ -128,12 +129,12 @@ def test_the_root_is_no_destination(nothing: Program, tmp_path_factory: pytest.T
     assert nothing("archive", tmp_path_factory.mktemp("x"), "--to", "/").code == 2
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("destination", ["shut", "shut/a"])
 def test_a_destination_that_cannot_be_written_is_refused(nothing: Program, night: Path, destination: str) -> None:
     shut = nothing.folder / "shut"
     shut.mkdir(mode=0o555)
-    result = nothing("archive", night, "--to", destination)
+    with unprivileged(nothing.folder):
+        result = nothing("archive", night, "--to", destination)
     assert result.code == 6
     assert not (nothing.folder / WORKDIR).exists()
 

@@ -16,6 +16,7 @@ from ccat_data_transfer.exceptions import (
     LocationUnavailableError,
     SourceChangedError,
     SourceMissingError,
+    SourceReadError,
 )
 from ccat_data_transfer.storage import conformance
 from ccat_data_transfer.storage.posix import PosixStorage
@@ -231,12 +232,12 @@ def test_a_failing_source_is_not_blamed_on_the_destination(archive: PosixStorage
     for size in (10, 3 * CHUNK):
         with pytest.raises(ArchiveError) as error:
             archive.put(Failing(b"x" * size), "p/p.tar", conformance.checksum(b""), token=ATTEMPT)
-        assert type(error.value) is ArchiveError
+        assert type(error.value) is SourceReadError
         assert "source" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(5, ArchiveError), (107, LocationUnavailableError), (116, LocationUnavailableError)]
+    ("code", "kind"), [(5, SourceReadError), (107, LocationUnavailableError), (116, LocationUnavailableError)]
 )
 def test_an_error_while_reading_names_the_source(
     buffer: PosixStorage,
