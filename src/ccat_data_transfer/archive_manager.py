@@ -79,7 +79,10 @@ def send_data_to_long_term_archive(
     Everything but the id comes from the database. Returns normally whatever becomes of the attempt, for that is
     recorded there; raises `DatabaseError` (an `SQLAlchemyError`) when it could not be recorded.
     """
-    archive_package(long_term_archive_transfer_id, session, queues=self.consumed_queues())
+    # A message carries an id and nothing else: what it brings as a session is none.
+    given: object = session
+    own = given if isinstance(given, Session) else None
+    archive_package(long_term_archive_transfer_id, own, queues=self.consumed_queues())
 
 
 def archive_package(

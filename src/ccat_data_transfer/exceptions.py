@@ -17,6 +17,7 @@
     │       ├── SourceChangedError
     │       ├── StorageError
     │       └── LocationUnavailableError
+    │           └── SourceUnavailableError
     └── NonRetryableError
         ├── NoChecksumError
         ├── SourceMissingError
@@ -150,6 +151,7 @@ class LocationUnavailableError(ArchiveError):
     No fault of the package: the attempt is given back and the location is paused.
     """
 
+    reason = "destination_unavailable"
     remedy = "run `ccat_data_transfer location check`; work resumes by itself once the location is well"
 
     def __init__(self, message: str, *, condition: str, location: str, remedy: str | None = None) -> None:
@@ -157,6 +159,15 @@ class LocationUnavailableError(ArchiveError):
         super().__init__(message, remedy=remedy)
         self.condition = condition
         self.location = location
+
+
+class SourceUnavailableError(LocationUnavailableError):
+    """No buffer that has the package can be read now.
+
+    No fault of the package: the attempt is given back. The destination is not paused.
+    """
+
+    reason = "source_unavailable"
 
 
 class NonRetryableError(CCATDataOperationError):

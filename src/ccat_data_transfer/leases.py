@@ -71,7 +71,7 @@ class Owner:
         """A new owner for one attempt of this process."""
         pid = os.getpid()
         return cls(
-            host=socket.gethostname(),
+            host=host(),
             boot=_boot_id(),
             namespace=_pid_namespace(),
             pid=pid,
@@ -90,11 +90,10 @@ class Owner:
 
     def is_known_dead(self) -> bool:
         """True only when this host can see that the process is gone; False when alive or out of sight."""
-        here = (socket.gethostname(), _boot_id(), _pid_namespace())
+        here = (host(), _boot_id(), _pid_namespace())
         if UNSEEN in {self.boot, self.namespace, self.start}:
             return False
-        if self.host == here[0] and self.boot != here[1]:
-            return True  # the host has been rebooted since
+        # Another boot of a host of this name is not taken for proof: two hosts may have one name. The lease runs out.
         if (self.host, self.boot, self.namespace) != here:
             return False
         return _start_time(self.pid) not in {self.start, UNSEEN}

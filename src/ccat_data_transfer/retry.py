@@ -54,8 +54,6 @@ def backoff(attempt: int, policy: Policy, rng: random.Random) -> float:
 
 def reason_of(error: BaseException) -> FailureReason:
     """The failure reason that an error stands for; anything unforeseen is an internal error."""
-    if isinstance(error, LocationUnavailableError):
-        return FailureReason.DESTINATION_UNAVAILABLE
     if isinstance(error, CCATDataOperationError) and error.reason:
         return FailureReason(error.reason)
     if isinstance(error, KeyboardInterrupt | SystemExit):

@@ -5,6 +5,7 @@ Format `ccat-archive-sidecar/1`. Terms under `obscore` are those of the IVOA Obs
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +41,15 @@ def _time(value: datetime | None) -> str | None:
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if value else None
 
 
+def _plain(value: Any) -> Any:
+    """`value` as any reader of JSON takes it: keys in order, since databases do not keep theirs, and no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _plain(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def build(
     *,
     package: str,
@@ -59,8 +69,8 @@ def build(
             "recorded_checksum": recorded_checksum,
             "checksums": [str(checksums[name]) for name in sorted(checksums)],
         },
-        "obscore": metadata.get("obscore", {}),
-        "headers": metadata.get("headers", []),
+        "obscore": _plain(metadata.get("obscore", {})),
+        "headers": _plain(metadata.get("headers", [])),
         "headers_left_out": metadata.get("headers_left_out", 0),
         "notes": metadata.get("notes", []),
         "files": [
@@ -71,7 +81,9 @@ def build(
             for e in custody
         ],
     }
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape")
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(
+        "utf-8", "surrogateescape"
+    )
 
 
 def manifest(package: str, checksum: Checksum) -> bytes:

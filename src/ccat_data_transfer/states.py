@@ -50,6 +50,7 @@ class FailureReason(StrEnum):
     TOO_LARGE = "too_large"
     DESTINATION_CONFLICT = "destination_conflict"
     DESTINATION_UNAVAILABLE = "destination_unavailable"
+    SOURCE_UNAVAILABLE = "source_unavailable"
     STORAGE_ERROR = "storage_error"
     WORKER_LOST = "worker_lost"
     INTERRUPTED = "interrupted"

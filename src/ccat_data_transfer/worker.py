@@ -44,6 +44,7 @@ from ccat_data_transfer.exceptions import (
     SourceChangedError,
     SourceMissingError,
     SourceReadError,
+    SourceUnavailableError,
     StoppedError,
 )
 from ccat_data_transfer.locations import Location
@@ -272,7 +273,7 @@ def _put(claim: operations.Claim, destination: Storage, expected: Checksum, prog
         except LocationUnavailableError as error:
             if error.location == str(claim.destination):
                 raise
-            faults.append(error)
+            faults.append(_unavailable_source(error))
         log.warning("source_unusable", **_context(claim), source=str(source.location), error=str(faults[-1]))
     missing = SourceMissingError(
         f"package '{claim.package}' has no present copy in an active buffer of site '{claim.destination.site}'"
@@ -287,6 +288,7 @@ _SOURCE_FAULTS = (
     DataCorruptionError,
     SourceChangedError,
     SourceReadError,
+    SourceUnavailableError,
 )
 
 
@@ -302,6 +304,10 @@ def _open_source(claim: operations.Claim, source: operations.Source) -> Reader:
             f"package '{claim.package}' at '{source.location}' has {reader.size} bytes, recorded are {claim.size}"
         )
     return reader
+
+
+def _unavailable_source(error: LocationUnavailableError) -> SourceUnavailableError:
+    return SourceUnavailableError(str(error), condition=error.condition, location=error.location, remedy=error.remedy)
 
 
 def _misconfigured(location: Location, error: ConfigurationError) -> LocationUnavailableError:

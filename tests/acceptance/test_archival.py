@@ -119,8 +119,10 @@ def test_a_plain_celery_worker_serves_a_queue(redis_installation: Installation) 
     installation.make_package("cologne", "plain.tar", 100_000)
     installation.run("archive-manager", "--once")
     celery = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "ccat_data_transfer.celery_app", "worker", "-c", "1"]
-        + ["-Q", routing.queue_name("cologne", "lta")],
+        [
+            *(sys.executable, "-m", "celery", "-A", "ccat_data_transfer.celery_app", "worker"),
+            *("-c", "1", "-Q", routing.queue_name("cologne", "lta")),
+        ],
         env=installation.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -94,7 +94,7 @@ def _all_errors(base: type[CCATDataOperationError] = CCATDataOperationError) -> 
 
 @pytest.mark.parametrize("kind", [k for k in _all_errors() if k.__module__ == exceptions.__name__])
 def test_each_error_of_the_program_is_retried_only_if_it_says_so(kind: type[CCATDataOperationError]) -> None:
-    error = kind("x", condition="full", location="a/b") if kind is LocationUnavailableError else kind()
+    error = kind("x", condition="full", location="a/b") if issubclass(kind, LocationUnavailableError) else kind()
     decision = retry.decide(error, attempt=1, attempts_left=1, policy=POLICY)
     assert (decision.outcome is not Outcome.FAIL) == kind.retryable
 

@@ -255,3 +255,10 @@ def test_the_message_of_a_call_is_json() -> None:
     signature = send_data_to_long_term_archive.s(7)
     assert json.loads(json.dumps(signature))["args"] == [7]
     assert json.loads(json.dumps(signature))["task"].endswith(".archive_manager.send_data_to_long_term_archive")
+
+
+def test_what_a_message_brings_as_a_session_is_no_session(sqlite_database: str) -> None:
+    assert sqlite_database
+    archive_manager.send_data_to_long_term_archive(1, "x")
+    with database.session_scope(read_only=True) as session:
+        assert session.query(models.LongTermArchiveTransferLog).count() == 0

@@ -129,3 +129,17 @@ def test_a_manifest_is_one_that_sha256sum_can_check(tmp_path: Path, stored: byte
     (tmp_path / "manifest").write_bytes(sidecar.manifest(name, digests()["sha256"]))
     command = ["sha256sum", "--strict", "-c", "manifest"]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == code
+
+
+def test_a_header_that_is_no_number_is_written_as_json_knows_it() -> None:
+    document = sidecar.build(
+        package="p.tar",
+        size=1,
+        recorded_checksum="sha256:" + "0" * 64,
+        checksums={"sha256": Checksum("sha256", "0" * 64)},
+        files=[],
+        metadata={"headers": [{"path": "a.fits", "cards": {"EXPTIME": float("nan"), "CRVAL1": float("inf")}}]},
+        custody=[],
+    )
+    (header,) = json.loads(document, parse_constant=pytest.fail)["headers"]
+    assert header["cards"] == {"CRVAL1": None, "EXPTIME": None}

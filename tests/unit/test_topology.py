@@ -617,3 +617,17 @@ def test_an_archive_inside_an_earlier_one_is_refused(tmp_path: Path, first: str,
     with pytest.raises(TopologyError, match="inside one another"):
         topology.ensure_local(working_directory=tmp_path / "work", destinations=[tmp_path / second])
     assert not (tmp_path / second / ".ccat_data_transfer.json").exists()
+
+
+def test_an_archive_that_was_off_for_a_moment_has_its_packages_looked_at_again(root: Path) -> None:
+    site = '[[site]]\nname = "Cologne"\nshort_name = "cologne"\n'
+    topology.apply(declared(root, site + disk()))
+    with database.session_scope() as session:
+        topology.find_site(session, "cologne").seen_topology = "as it is"
+    topology.apply(declared(root, site + disk()))
+    with database.session_scope() as session:
+        assert topology.find_site(session, "cologne").seen_topology == "as it is"
+    topology.apply(declared(root, site + disk(active="false")))
+    topology.apply(declared(root, site + disk()))
+    with database.session_scope() as session:
+        assert topology.find_site(session, "cologne").seen_topology == ""

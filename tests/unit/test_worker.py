@@ -362,6 +362,7 @@ class TestABufferThatIsUnwell:
         assert carry_out(operation_id).ending is Ending.SNOOZE
         row = world.row()
         assert (row.status, row.attempt, row.attempt_limit) == (Status.PENDING, 1, 6)
+        assert row.reason is FailureReason.SOURCE_UNAVAILABLE
         assert world.location().paused_until is None
 
     def test_is_waited_for_when_it_belongs_to_another_host(self, world: World, buffer: Path) -> None:

@@ -157,6 +157,7 @@ class _Plan:
             if history := _held(self.session, row.id, also_deleted=True):
                 action: Action = "updated" if row.active else "unchanged"
                 row.active, row.volume_id = False, None
+                self._look_again(key)
                 changes.append(Change("data location", "/".join(key), action, (f"inactive, kept for {history}",)))
             else:
                 self.session.delete(self.rows.pop(key))
@@ -211,7 +212,16 @@ class _Plan:
             row = self._move(key, row, place)
         for column, value in rows.values_of(place).items():
             setattr(row, column, value)
+        if details:
+            self._look_again(key)
         return Change("data location", name, "updated" if details else "unchanged", details)
+
+    def _look_again(self, key: Key) -> None:
+        """Have the manager consider every copy of the site anew.
+
+        It compares what it saw last with what is there; what was switched off and on in between would look the same.
+        """
+        self.sites[key[0]].seen_topology = ""
 
     def _enrolled(self, change: Change, marks: Mapping[Key, _Mark]) -> Change:
         site, _, name = change.name.partition("/")

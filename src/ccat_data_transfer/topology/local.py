@@ -182,7 +182,9 @@ def _ensure_location(session: Session, site: models.Site, wanted: _Wanted) -> Lo
             path=wanted.root,
         )
         session.add(row)
-    row.active = True  # asking for a place by name is asking for its use
+    elif not row.active:
+        row.active = True  # asking for a place by name is asking for its use
+        site.seen_topology = ""  # so that the manager looks at every copy again, however short it was off
     session.flush()
     if wanted.mark is not None and row.volume_id is None:
         enrolment.store(session, row.value(), wanted.mark)

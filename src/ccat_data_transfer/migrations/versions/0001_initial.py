@@ -48,6 +48,7 @@ FAILURE_REASON = (
     "too_large",
     "destination_conflict",
     "destination_unavailable",
+    "source_unavailable",
     "storage_error",
     "worker_lost",
     "interrupted",
