@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from ccat_data_transfer import celery_app, database, dispatch, manager, operations, service, settings, worker
+from ccat_data_transfer.exceptions import UnknownNameError
 from ccat_data_transfer.storage.base import Progress, no_progress
 
 __all__ = [
@@ -122,7 +123,7 @@ def transfer_raw_data_packages_to_long_term_archive(verbose: bool = False, site_
     site_id = manager.site_id_of(site_name)
     manager.run_pass(site_id)
     if not settings.get().uses_broker:
-        worker.local_workers().drain(manager.archive_ids(site_id))
+        worker.local_workers().drain(manager.archive_ids(site_id, here=True))
 
 
 def archive_manager_service(
@@ -138,14 +139,23 @@ def archive_manager_service(
     asked = stop or threading.Event()
     workers = worker.local_workers(asked)
 
+    unknown: list[UnknownNameError] = []
+
     def step() -> bool:
         database.check_schema()
-        site_id = manager.site_id_of(site_name)
+        try:
+            site_id = manager.site_id_of(site_name)
+        except UnknownNameError as error:  # no waiting will help
+            unknown.append(error)
+            asked.set()
+            return False
         done = manager.run_pass(site_id)
         if not settings.get().uses_broker:
-            workers.keep_up(manager.archive_ids(site_id))
+            workers.keep_up(manager.archive_ids(site_id, here=True))
         return done.did_anything
 
     with service.stop_on_signals(asked):
         service.run("archive_manager", step, interval=settings.get().manager_interval_seconds, stop=asked)
     workers.stop(timeout=settings.get().lease_seconds)
+    if unknown:
+        raise unknown[0]

@@ -107,7 +107,15 @@ def create_engine(url: str) -> Engine:
             pool_pre_ping=True,
             pool_size=5,
             max_overflow=60,
-            connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "ccat_data_transfer"},
+            connect_args={
+                "connect_timeout": CONNECT_SECONDS,
+                "application_name": "ccat_data_transfer",
+                # A connection whose other end is gone without a word must not hang for the kernel's two hours.
+                "keepalives_idle": 30,
+                "keepalives_interval": 10,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 30_000,  # milliseconds
+            },
         )
         sa.event.listen(engine, "connect", _check_postgresql)
     return engine
@@ -152,9 +160,12 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _check_postgresql(connection: Any, _record: Any) -> None:
     with connection.cursor() as cursor:
+        # A worker that freezes in a transaction, and whoever waits for its locks, must not stop everybody else.
+        cursor.execute("SET idle_in_transaction_session_timeout = '60s'")
+        cursor.execute("SET lock_timeout = '30s'")
         cursor.execute("SELECT current_setting('fsync'), current_setting('synchronous_commit')")
         fsync, commit = cursor.fetchone()
-    connection.rollback()
+    connection.commit()
     if fsync != "on" or commit == "off":
         _refuse_volatile(
             f"PostgreSQL runs with fsync={fsync}, synchronous_commit={commit}",

@@ -104,6 +104,11 @@ def host() -> str:
     return socket.gethostname()
 
 
+def names_of_this_host() -> tuple[str, ...]:
+    """What a data location may call this host."""
+    return ("localhost", host(), host().partition(".")[0])
+
+
 def actor() -> str:
     """This process in the log of an operation."""
     return f"{socket.gethostname()}:{os.getpid()}"

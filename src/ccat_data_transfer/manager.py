@@ -20,7 +20,7 @@ class Pass:
     @property
     def did_anything(self) -> bool:
         """Whether there was work, so that more is likely to follow soon."""
-        return bool(self.created or self.rescued or self.scheduled)
+        return bool(self.created or self.rescued or self.scheduled > self.unsent)
 
 
 def site_id_of(site_name: str | None) -> int | None:
@@ -31,10 +31,10 @@ def site_id_of(site_name: str | None) -> int | None:
         return topology.find_site(session, site_name).id
 
 
-def archive_ids(site_id: int | None) -> list[int]:
-    """Ids of the active archives of a site, or of all sites."""
+def archive_ids(site_id: int | None, *, here: bool = False) -> list[int]:
+    """Ids of the active archives of a site, or of all sites; with `here` of those that this host can serve."""
     with database.session_scope(read_only=True) as session:
-        return operations.archive_ids(session, site_id)
+        return operations.archive_ids(session, site_id, here=here)
 
 
 def run_pass(site_id: int | None) -> Pass:
@@ -48,23 +48,32 @@ def run_pass(site_id: int | None) -> Pass:
             break
     with database.session_scope() as session:
         rescued = operations.rescue(session, site_id=site_id)
-    scheduled: list[operations.Dispatch] = []
-    unsent: list[int] = []
-    if settings.get().uses_broker:
-        for location_id in archive_ids(site_id):
-            with database.session_scope() as session:
-                scheduled += operations.schedule(session, location_id)
-        unsent = dispatch.send(scheduled)
-        if unsent:
-            with database.session_scope() as session:
-                operations.not_sent(session, unsent)
-    done = Pass(created, len(rescued), len(scheduled), len(unsent))
+    scheduled, unsent = _schedule_and_send(site_id) if settings.get().uses_broker else (0, 0)
+    done = Pass(created, len(rescued), scheduled, unsent)
     log.log(
         logging.INFO if done.did_anything else logging.DEBUG,
         "manager_pass",
         created=created,
         rescued=len(rescued),
-        scheduled=len(scheduled),
-        unsent=len(unsent),
+        scheduled=scheduled,
+        unsent=unsent,
     )
     return done
+
+
+def _schedule_and_send(site_id: int | None) -> tuple[int, int]:
+    """Location by location: commit, then send; returns how many were scheduled, and how many of them not sent.
+
+    A broker that refuses is not asked again in this pass, and nothing more is scheduled for it.
+    """
+    scheduled = 0
+    for location_id in archive_ids(site_id):
+        with database.session_scope() as session:
+            dispatches = operations.schedule(session, location_id)
+        scheduled += len(dispatches)
+        unsent = dispatch.send(dispatches)
+        if unsent:
+            with database.session_scope() as session:
+                operations.not_sent(session, unsent)
+            return scheduled, len(unsent)
+    return scheduled, 0

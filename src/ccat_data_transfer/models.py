@@ -369,6 +369,7 @@ class LongTermArchiveTransfer(Base):
     attempt: Mapped[int] = mapped_column(default=0, server_default="0")
     attempt_limit: Mapped[int] = mapped_column(default=5, server_default="5")
     retry_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    send_count: Mapped[int] = mapped_column(default=0, server_default="0")  # messages since it was last claimed
     not_before: Mapped[datetime] = mapped_column(server_default=utcnow())
     scheduled_at: Mapped[datetime | None]
     resend_at: Mapped[datetime | None]
@@ -387,7 +388,8 @@ class LongTermArchiveTransfer(Base):
 
     __table_args__ = (
         sa.UniqueConstraint("raw_data_package_id", "data_location_id"),
-        sa.CheckConstraint("attempt >= 0 AND retry_count >= 0", name="counts_not_negative"),
+        sa.CheckConstraint("attempt >= 0 AND retry_count >= 0 AND send_count >= 0", name="counts_not_negative"),
+        sa.CheckConstraint("attempt <= attempt_limit", name="attempts_bounded"),
         sa.CheckConstraint(
             "(status = 'in_progress') = (lease_until IS NOT NULL AND lease_owner IS NOT NULL)",
             name="lease_while_in_progress",

@@ -59,6 +59,7 @@ def build(
     files: Sequence[FileEntry],
     metadata: Mapping[str, Any],
     custody: Sequence[CustodyEvent],
+    files_left_out: int = 0,
 ) -> bytes:
     """The document, UTF-8, ending in a newline. The same facts give the same bytes."""
     document = {
@@ -76,6 +77,7 @@ def build(
         "files": [
             {"path": f.path, "size": f.size, "checksum": f.checksum, "modified_at": _time(f.modified_at)} for f in files
         ],
+        "files_left_out": files_left_out,
         "custody": [
             {"at": _time(e.at), "event": e.event, "actor": e.actor, "where": e.where, "evidence": e.evidence}
             for e in custody

@@ -114,7 +114,6 @@ class Move(NamedTuple):
 MOVES: tuple[Move, ...] = (
     Move(Verb.CREATE, None, Status.PENDING, "manager"),
     Move(Verb.SCHEDULE, Status.PENDING, Status.SCHEDULED, "manager"),
-    Move(Verb.SCHEDULE, Status.SCHEDULED, Status.SCHEDULED, "manager, when nobody claimed it in time"),
     Move(Verb.CLAIM, Status.SCHEDULED, Status.IN_PROGRESS, "worker"),
     Move(
         Verb.CLAIM,

@@ -7,6 +7,7 @@ No transaction is open while bytes move.
 import dataclasses
 import enum
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,8 +54,8 @@ from ccat_data_transfer.storage.base import Progress, Reader, Receipt, Storage, 
 
 log = logs.get(__name__)
 
-# How often a record whose answer was lost is looked at again before the lease is left to run out.
-RECORD_TRIES = 5
+LONGEST_INSISTING_SECONDS = 10.0
+JOIN_SECONDS = 5.0
 
 
 class Ending(enum.StrEnum):
@@ -91,13 +92,15 @@ def carry_out(
 ) -> Result:
     """The worker's procedure: claim, copy, verify, record.
 
-    Never raises for a failed attempt: retry, snooze and failure are decided and recorded. Raises `DatabaseError`
-    when the database could not be asked or told; the operation is rescued then. With `session` given that one is
+    Never raises for a failed attempt: retry, snooze and failure are decided and recorded. Raises `DatabaseError` when
+    the database could not be asked for the claim. A database that goes away later is waited for as long as the lease
+    lives; after that the attempt is lost, and the operation is rescued. With `session` given that one is
     used, and committed at each step. `should_stop` is asked while bytes move; when it says yes the attempt is given
     back.
     """
     chosen = settings.get()
     owner = leases.Owner.of_this_process()
+    began = _clock()
     with _transaction(session) as own:
         claim = operations.claim(own, long_term_archive_transfer_id, owner, chosen.lease_seconds, queues=queues)
         if isinstance(claim, operations.NotClaimed) and claim.exists:
@@ -107,7 +110,7 @@ def carry_out(
         log.info("operation_not_claimed", operation_id=repr(claim.operation_id)[:100], why=claim.why)
         return Result(long_term_archive_transfer_id, Ending.NOT_CLAIMED)
     log.info("operation_claimed", **_context(claim))
-    with _Heartbeat(claim, session) as heartbeat:
+    with _Heartbeat(claim, session, began) as heartbeat:
 
         def progress(count: int) -> None:
             heartbeat.check()
@@ -116,15 +119,15 @@ def carry_out(
             on_progress(count)
 
         try:
-            receipt = _carry(claim, _engine_of(session), progress)
+            receipt = _carry(claim, session, progress)
             _record(claim, receipt, session, heartbeat)
-        except DatabaseError:
-            raise
         except LeaseLostError as error:
-            log.warning("lease_lost", **_context(claim), error=str(error))
-            return Result(claim.operation_id, Ending.LOST, claim.attempt, claim.package, error=error)
+            return _lost(claim, error)
         except BaseException as error:  # MemoryError and a library's SystemExit too: they must be counted, not loop
-            result = _settle(claim, session, error)
+            try:
+                result = _settle(claim, session, error, heartbeat)
+            except LeaseLostError as lost:
+                result = _lost(claim, lost)
             if isinstance(error, KeyboardInterrupt | GeneratorExit):
                 raise
             return result
@@ -165,14 +168,21 @@ def _transaction(session: Session | None) -> Iterator[Session]:
         raise
 
 
+def _clock() -> float:
+    """Seconds that pass also while the host sleeps, where the system can tell."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class _Heartbeat:
     """Extends the lease of an attempt from its own thread and connection, and tells when it is lost."""
 
-    def __init__(self, claim: operations.Claim, session: Session | None) -> None:
+    def __init__(self, claim: operations.Claim, session: Session | None, began: float) -> None:
+        """`began` is a moment before the claim: the lease is counted from there."""
         self._claim = claim
         self._bind = _engine_of(session)
         self._ended = threading.Event()
-        self._lost: str | None = None
+        self._is_refused = False
+        self._confirmed = began
         self._thread = threading.Thread(target=self._run, name=f"heartbeat-{claim.token}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -181,12 +191,21 @@ class _Heartbeat:
 
     def __exit__(self, *_unused: object) -> None:
         self._ended.set()
-        self._thread.join()
+        # A heartbeat that hangs in the network is left behind; it can do no harm but extend a lease that is ours.
+        self._thread.join(JOIN_SECONDS)
 
     def check(self) -> None:
-        """Raise `LeaseLostError` when the attempt must stop."""
-        if self._lost:
-            raise LeaseLostError(self._lost)
+        """Raise `LeaseLostError` when the attempt must stop.
+
+        By the time since the last confirmed heartbeat, whatever became of the ones after it: a process that was
+        frozen stops here, and so does one whose database does not answer.
+        """
+        # One heartbeat before the end, so that what follows a check is still within the lease.
+        limit = settings.get().lease_seconds - settings.get().heartbeat
+        if self._is_refused or _clock() - self._confirmed > limit:
+            raise LeaseLostError(
+                f"attempt {self._claim.attempt} of operation {self._claim.operation_id} lost its lease"
+            )
 
     def wait(self, seconds: float) -> None:
         """Wait while the lease is being extended."""
@@ -194,20 +213,37 @@ class _Heartbeat:
 
     def _run(self) -> None:
         chosen = settings.get()
-        claim, missed = self._claim, 0
+        claim = self._claim
         while not self._ended.wait(chosen.heartbeat):
+            asked = _clock()
             try:
                 with database.session_scope(self._bind) as session:
                     held = operations.heartbeat(session, claim.operation_id, claim.attempt, chosen.lease_seconds)
-                missed = 0
             except DatabaseError as error:
-                missed += 1
-                log.warning("heartbeat_failed", **_context(claim), error=str(error), missed=missed)
-                # The lease outlives the unsaid heartbeats that make half of it; after that it counts as lost.
-                held = missed * chosen.heartbeat < chosen.lease_seconds / 2
+                log.warning("heartbeat_failed", **_context(claim), error=str(error))
+                continue
             if not held:
-                self._lost = f"attempt {claim.attempt} of operation {claim.operation_id} lost its lease"
+                self._is_refused = True
                 return
+            self._confirmed = asked
+
+
+def _insist(claim: operations.Claim, heartbeat: _Heartbeat, tell: Callable[[], None]) -> None:
+    """Tell the database something, again and again while the lease lives.
+
+    Raises `LeaseLostError` when it does not live that long: the operation is somebody else's to settle then.
+    """
+    delay = 0.2
+    while True:
+        try:
+            tell()
+        except DatabaseError as error:
+            log.warning("database_unanswered", **_context(claim), error=str(error), again_in=delay)
+        else:
+            return
+        heartbeat.check()
+        heartbeat.wait(delay)
+        delay = min(delay * 2, LONGEST_INSISTING_SECONDS)
 
 
 def _engine_of(session: Session | None) -> Engine | None:
@@ -216,15 +252,22 @@ def _engine_of(session: Session | None) -> Engine | None:
     return bind.engine if isinstance(bind, Connection) else bind
 
 
-def _carry(claim: operations.Claim, bind: Engine | None, progress: Progress) -> Receipt:
+def _lost(claim: operations.Claim, error: LeaseLostError) -> Result:
+    log.warning("lease_lost", **_context(claim), error=str(error))
+    return Result(claim.operation_id, Ending.LOST, claim.attempt, claim.package, error=error)
+
+
+def _carry(claim: operations.Claim, session: Session | None, progress: Progress) -> Receipt:
     """Bring the bytes and their documents to the destination; no transaction is open while they move."""
     names.check_package_name(claim.package)
     expected = _expected_checksum(claim)
-    destination = _open_destination(claim.destination, bind)
+    destination = _open_destination(claim.destination, _engine_of(session))
     if claim.attempt > 1:
         _clear_up(claim, destination)
     receipt = _put(claim, destination, expected, progress)
-    _put_documents(claim, destination, receipt)
+    with _transaction(session) as own:
+        described = operations.describe(own, claim)
+    _put_documents(claim, destination, receipt, described)
     return receipt
 
 
@@ -316,7 +359,9 @@ def _misconfigured(location: Location, error: ConfigurationError) -> LocationUna
     )
 
 
-def _put_documents(claim: operations.Claim, destination: Storage, receipt: Receipt) -> None:
+def _put_documents(
+    claim: operations.Claim, destination: Storage, receipt: Receipt, described: operations.Description
+) -> None:
     """Store the manifest and the sidecar; those of an earlier attempt are adopted when they speak of these bytes."""
     manifest = sidecar.manifest(claim.package, receipt.checksums[DEFAULT_ALGORITHM])
     verified = sidecar.CustodyEvent(
@@ -327,9 +372,10 @@ def _put_documents(claim: operations.Claim, destination: Storage, receipt: Recei
         size=receipt.size,
         recorded_checksum=str(claim.checksum),
         checksums=receipt.checksums,
-        files=claim.files,
-        metadata=claim.metadata,
-        custody=[*claim.custody, verified],
+        files=described.files,
+        files_left_out=described.files_left_out,
+        metadata=described.metadata,
+        custody=[*described.custody, verified],
     )
     manifest_key, sidecar_key = names.manifest_key(claim.package), names.sidecar_key(claim.package)
     taken = destination.put_documents({manifest_key: manifest, sidecar_key: document}, token=claim.token)
@@ -343,33 +389,36 @@ def _put_documents(claim: operations.Claim, destination: Storage, receipt: Recei
 
 
 def _record(claim: operations.Claim, receipt: Receipt, session: Session | None, heartbeat: _Heartbeat) -> None:
-    """Record the copy. A commit whose answer was lost is looked up, with a new connection, before it is believed."""
-    for left in reversed(range(RECORD_TRIES)):
-        try:
-            with _transaction(session) as own:
-                operations.record(own, claim, receipt)
-            return
-        except DatabaseError as error:
-            log.warning("record_unanswered", **_context(claim), error=str(error), tries_left=left)
-            if not left:
-                raise
-        heartbeat.wait(1.0)
-        try:
+    """Record the copy. A commit whose answer was lost is looked up, with a new connection, before it is repeated."""
+    is_unsure = False
+
+    def tell() -> None:
+        nonlocal is_unsure
+        if is_unsure:
             with database.session_scope(_engine_of(session), read_only=True) as fresh:
                 recorded = operations.is_recorded(fresh, claim.operation_id, claim.attempt)
-        except DatabaseError:
-            continue
-        if recorded:
-            return
-        if recorded is False:
-            raise LeaseLostError(f"operation {claim.operation_id} went on without attempt {claim.attempt}")
+            if recorded:
+                return
+            if recorded is False:
+                raise LeaseLostError(f"operation {claim.operation_id} went on without attempt {claim.attempt}")
+        is_unsure = True
+        with _transaction(session) as own:
+            operations.record(own, claim, receipt)
+
+    _insist(claim, heartbeat, tell)
 
 
-def _settle(claim: operations.Claim, session: Session | None, error: BaseException) -> Result:
+def _settle(claim: operations.Claim, session: Session | None, error: BaseException, heartbeat: _Heartbeat) -> Result:
     """Decide and record what follows a failed attempt."""
     decision = retry.decide(error, attempt=claim.attempt, attempts_left=claim.attempts_left, policy=operations.policy())
-    with _transaction(session) as own:
-        moved = operations.settle(own, claim.operation_id, claim.attempt, decision, error)
+    moved = False
+
+    def tell() -> None:
+        nonlocal moved
+        with _transaction(session) as own:
+            moved = operations.settle(own, claim.operation_id, claim.attempt, decision, error)
+
+    _insist(claim, heartbeat, tell)
     ending = Ending(decision.outcome) if moved else Ending.LOST
     log.warning(
         "attempt_failed",

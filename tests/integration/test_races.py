@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 from tests import factories
 
 from ccat_data_transfer import database, leases, migrations, models, operations, settings
 from ccat_data_transfer.checksums import Checksum
 from ccat_data_transfer.locations import LocationType
+from ccat_data_transfer.operations import managing, moves
 from ccat_data_transfer.states import Evidence, PackageState, Status, Verb
 from ccat_data_transfer.storage.base import Receipt
 
@@ -196,3 +198,104 @@ def wait_until_blocked(application: str) -> None:
                 return
         pause.wait(0.01)
     pytest.fail(f"'{application}' never waited for a lock")
+
+
+def test_an_archive_that_appears_while_a_manager_creates_gets_its_operations(
+    operations_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert operations_url
+    make_world(0, archives=1)
+    create_all(0)
+    with database.session_scope() as session:
+        buffer = session.scalars(sa.select(models.DataLocation).filter_by(name="buffer")).one()
+        factories.make_package(session, at=buffer)
+    create = managing._create
+    other = concurrent.futures.ThreadPoolExecutor(1)
+    others: list[concurrent.futures.Future[int]] = []
+
+    def create_while_the_topology_grows(session: Session, wanted: object) -> int:
+        created = create(session, wanted)
+        if not others:
+            with database.session_scope() as grown:
+                site = factories.make_site(grown)
+                factories.make_location(
+                    grown, "/data/new", site=site, name="new", location_type=LocationType.LONG_TERM_ARCHIVE
+                )
+            others.append(other.submit(create_all, 0))
+            wait_until_blocked("ccat_data_transfer")
+        return created
+
+    monkeypatch.setattr(managing, "_create", create_while_the_topology_grows)
+    with other:
+        with database.session_scope() as session:
+            operations.create(session)
+        assert others[0].result(30) == 1
+    with database.session_scope(read_only=True) as session:
+        assert len(session.scalars(sa.select(models.LongTermArchiveTransfer)).all()) == 2
+
+
+def test_a_worker_frozen_in_its_last_transaction_keeps_nobody_else_from_being_rescued(operations_url: str) -> None:
+    assert operations_url
+    make_world(3, archives=1)
+    create_all(0)
+    with database.session_scope() as session:
+        claims = [operations.claim(session, number, leases.Owner.of_this_process(), -1) for number in (1, 2, 3)]
+    frozen = claims[0]
+    assert isinstance(frozen, operations.Claim)
+    with database.session_scope() as holder:
+        operations.record(holder, frozen, receipt(frozen))
+        with database.session_scope() as session:
+            session.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
+            assert operations.rescue(session) == [2, 3]
+        holder.rollback()
+    with database.session_scope() as session:
+        assert operations.rescue(session) == [1]
+
+
+def test_a_rescue_and_a_late_record_of_one_package_do_not_wait_for_each_other(operations_url: str) -> None:
+    assert operations_url
+    make_world(1, archives=2)
+    create_all(0)
+    with database.session_scope() as session:
+        claims = [operations.claim(session, number, leases.Owner.of_this_process(), -1) for number in (1, 2)]
+    late = claims[1]
+    assert isinstance(late, operations.Claim)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with database.session_scope() as rescuer:
+            # It takes the second operation, too, unless the late attempt holds it, and in any case the package.
+            holder_has_row = threading.Event()
+
+            def record_late() -> None:
+                with database.session_scope() as session:
+                    session.execute(sa.text("SET application_name = 'late'"))
+                    session.execute(sa.text("SELECT 1 FROM long_term_archive_transfer WHERE id = 2 FOR NO KEY UPDATE"))
+                    holder_has_row.set()
+                    operations.record(session, late, receipt(late))
+
+            session_of_first = rescuer.execute(sa.text("SELECT 1 FROM raw_data_package WHERE id = 1 FOR NO KEY UPDATE"))
+            assert session_of_first.scalar() == 1
+            done = pool.submit(record_late)
+            assert holder_has_row.wait(10)
+            wait_until_blocked("late")
+            assert operations.rescue(rescuer) == [1]
+        done.result(30)
+    with database.session_scope(read_only=True) as session:
+        rows = session.execute(sa.select(models.LongTermArchiveTransfer.id, models.LongTermArchiveTransfer.status))
+        assert {row.id: row.status for row in rows} == {1: Status.PENDING, 2: Status.COMPLETED}
+
+
+def test_registering_and_deriving_states_do_not_wait_for_each_other_in_a_circle(operations_url: str) -> None:
+    assert operations_url
+    make_world(2, archives=1)
+    with database.session_scope() as session:
+        second = factories.make_location(session, "/data/second", name="second").id
+    insert = sa.insert(models.RawDataPackagePhysicalCopy)
+    with database.session_scope() as registering:
+        registering.execute(insert.values(raw_data_package_id=2, data_location_id=second, path="2"))
+        with database.session_scope() as deriving:
+            deriving.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
+            moves.refresh_packages(deriving, [1, 2])
+            registering.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
+            registering.execute(insert.values(raw_data_package_id=1, data_location_id=second, path="1"))
+    with database.session_scope(read_only=True) as session:
+        assert len(session.scalars(sa.select(models.RawDataPackagePhysicalCopy)).all()) == 4

@@ -362,13 +362,31 @@ class TestSchedule:
         set_operation(2, resend_at=LONG_AGO)
         assert [d.operation_id for d in schedule()] == [2]
         assert schedule() == []
-        assert logged(2)[-2:] == [(Verb.SCHEDULE, Status.SCHEDULED, 0)] * 2
+        assert logged(2)[-1:] == [(Verb.SCHEDULE, Status.SCHEDULED, 0)]
+        assert len(logged(2)) == len(logged(1))  # the state did not change, so nothing is logged
 
-    def test_sends_again_at_once_what_the_broker_did_not_take(self) -> None:
+    def test_sends_again_later_each_time_what_waits_in_a_long_queue(self, configure: Configure) -> None:
+        configure(resend_seconds=100)
+        many(1)
+        schedule()
+        waits = []
+        for _ in range(3):
+            set_operation(1, resend_at=LONG_AGO)
+            schedule()
+            row = load(1)
+            assert row.resend_at is not None
+            waits.append(round((row.resend_at - datetime.now(UTC)).total_seconds(), -2))
+        assert waits == [200, 400, 800]
+
+    def test_sends_again_soon_what_the_broker_did_not_take(self) -> None:
         many(2)
         schedule()
         with database.session_scope() as session:
             operations.not_sent(session, [2])
+        row = load(2)
+        assert row.resend_at is not None
+        assert row.resend_at < datetime.now(UTC) + timedelta(seconds=5)
+        set_operation(2, resend_at=LONG_AGO)
         assert [d.operation_id for d in schedule()] == [2]
 
     def test_is_not_told_of_an_unsent_message_after_its_claim(self) -> None:
@@ -520,12 +538,44 @@ class TestClaim:
             session.add(models.RawDataFile(raw_data_package_id=1, name="a.fits", path="raw/a.fits", size=7))
             session.add(models.RawDataPackageMetadata(raw_data_package_id=1, document={"obscore": {"obs_id": "1"}}))
         found = claimed(operation_id)
-        assert (found.size, found.checksum, found.metadata) == (10_240, str(SHA256), {"obscore": {"obs_id": "1"}})
-        assert [(file.path, file.size) for file in found.files] == [("raw/a.fits", 7)]
+        with database.session_scope(read_only=True) as session:
+            described = operations.describe(session, found)
+        assert (found.size, found.checksum, described.metadata) == (10_240, str(SHA256), {"obscore": {"obs_id": "1"}})
+        assert [(file.path, file.size) for file in described.files] == [("raw/a.fits", 7)]
         assert [(str(source.location), source.path) for source in found.sources] == [("cologne/buffer", found.package)]
         assert (str(found.destination), found.destination.options) == ("cologne/lta", {"path": "/nowhere/cologne/lta"})
-        assert [event.event for event in found.custody] == ["register", "claim"]
+        assert [event.event for event in described.custody] == ["register", "claim"]
         assert not found.destination_was_paused
+
+    def test_waits_for_a_buffer_that_is_switched_off(self) -> None:
+        buffer, archive = add_buffer(), add_place()
+        package = add_package(buffer)
+        with database.session_scope() as session:
+            operations.create_for(session, [package], archive)
+        set_columns("data_location", buffer, active=False)
+        assert schedule() == []
+        with database.session_scope() as session:
+            refused = operations.claim(session, 1, OWNER, 60)
+        assert isinstance(refused, operations.NotClaimed)
+        assert load(1).attempt == 0
+        set_columns("data_location", buffer, active=True)
+        assert claimed(1).attempt == 1
+
+    def test_tells_of_custody_and_files_only_what_stays_small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(operations.attempts, "_FILES", operations.attempts._FILES.limit(2))
+        monkeypatch.setattr(operations.attempts, "MAX_FILES", 2)
+        operation_id = one()
+        with database.session_scope() as session:
+            session.add_all(
+                models.RawDataFile(raw_data_package_id=1, name=f"{n}", path=f"{n}", size=7) for n in range(5)
+            )
+        for _ in range(3):
+            settle(claimed(operation_id), dataclasses.replace(RETRY, delay=0), BROKEN)
+        found = claimed(operation_id)
+        with database.session_scope(read_only=True) as session:
+            described = operations.describe(session, found)
+        assert [event.event for event in described.custody] == ["register", "claim"]
+        assert (len(described.files), described.files_left_out) == (2, 3)
 
     def test_offers_sources_by_priority_and_only_those_that_may_be_read(self) -> None:
         low, high, archive = add_buffer("low", priority=2), add_buffer("high", priority=1), add_place()
@@ -1025,7 +1075,7 @@ def every_change() -> list[tuple[str, Callable[[], int], Callable[[Session], obj
     def the_claim(session: Session) -> operations.Claim:
         row = session.get_one(LongTermArchiveTransfer, 1)
         destination = row.data_location.value()
-        return operations.Claim(1, 1, 4, 1, "a.tar", 10, None, (), destination, False, [], {}, [])
+        return operations.Claim(1, 1, 4, 1, "a.tar", 10, None, (), destination, False)
 
     return [
         ("schedule", one, lambda s: operations.schedule(s, 2)),

@@ -406,10 +406,11 @@ class TestAnArchiveThatIsUnwell:
         self.snoozes(world, operation_id, PauseReason.WRONG_VOLUME)
         assert nothing_is_archived(world)
 
-    def test_it_is_a_directory_of_another_host(self, world: World, buffer: Path) -> None:
+    def test_a_directory_of_another_host_is_left_to_that_host(self, world: World, buffer: Path) -> None:
         operation_id = world.add_package(buffer)
         world.execute("UPDATE disk_data_location SET host = 'elsewhere' WHERE path = ?", str(world.lta))
-        self.snoozes(world, operation_id, PauseReason.MISCONFIGURED)
+        assert carry_out(operation_id).ending is Ending.NOT_CLAIMED
+        assert (world.row().attempt, world.location().paused_until) == (0, None)
 
     def test_it_cannot_give_the_evidence_that_is_asked_for(
         self, world: World, buffer: Path, monkeypatch: pytest.MonkeyPatch
@@ -635,26 +636,27 @@ class TestTheLease:
         assert carry_out(operation_id, on_progress=progress).ending is Ending.LOST
         assert (world.row().status, world.row().error) == (Status.IN_PROGRESS, None)
 
-    def test_counts_as_lost_when_the_database_does_not_answer_for_half_of_it(
+    def test_counts_as_lost_when_no_heartbeat_was_confirmed_for_so_long(
         self, world: World, buffer: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         operation_id = world.add_package(buffer)
+        now = [1000.0]
 
-        def unanswered(*_arguments: object) -> bool:
-            raise DatabaseError("away")
+        def freeze(_count: int) -> None:
+            now[0] += 3600
 
-        def progress(_count: int) -> None:
-            until(lambda: not [t for t in threading.enumerate() if t.name == "heartbeat-1.1"])
-
-        monkeypatch.setattr(operations, "heartbeat", unanswered)
-        assert carry_out(operation_id, on_progress=progress).ending is Ending.LOST
+        monkeypatch.setattr(worker, "_clock", lambda: now[0])
+        assert carry_out(operation_id, on_progress=freeze).ending is Ending.LOST
         assert nothing_is_archived(world)
 
 
 class TestTroubleOfTheDatabase:
     @pytest.fixture(autouse=True)
-    def no_waiting(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(worker._Heartbeat, "wait", lambda *_: None)
+    def waiting_is_quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each wait of the worker takes a minute of its clock, and no time."""
+        now = [1000.0]
+        monkeypatch.setattr(worker, "_clock", lambda: now[0])
+        monkeypatch.setattr(worker._Heartbeat, "wait", lambda *_: now.__setitem__(0, now[0] + 60))
 
     @contextmanager
     def losing(self, when: str, world: World, times: int) -> Iterator[list[str]]:
@@ -693,26 +695,58 @@ class TestTroubleOfTheDatabase:
         assert len(lost) == 2
         assert world.verbs() == [Verb.CLAIM, Verb.RECORD]
 
-    def test_a_record_that_never_succeeds_is_told_and_left_to_be_rescued(self, world: World, buffer: Path) -> None:
+    def test_a_record_that_never_succeeds_is_left_to_be_rescued_when_the_lease_is_over(
+        self, world: World, buffer: Path
+    ) -> None:
         operation_id = world.add_package(buffer)
-        with self.losing("before_commit", world, 1000) as lost, pytest.raises(DatabaseError):
-            carry_out(operation_id)
-        assert len(lost) == worker.RECORD_TRIES
+        with self.losing("before_commit", world, 1000) as lost:
+            assert carry_out(operation_id).ending is Ending.LOST
+        assert len(lost) == 4
         assert world.row().status is Status.IN_PROGRESS
         world.execute("UPDATE long_term_archive_transfer SET lease_owner = ?", str(DEAD))
         carry_out(operation_id)
         world.make_due()
         assert carry_out(operation_id).ending is Ending.COMPLETED
 
-    def test_a_failure_that_cannot_be_recorded_is_told(self, world: World, buffer: Path) -> None:
+    def test_a_failure_that_cannot_be_recorded_is_lost_with_the_lease(self, world: World, buffer: Path) -> None:
         operation_id = world.add_package(buffer, data=None)
         world.execute(
             "CREATE TRIGGER full BEFORE UPDATE ON long_term_archive_transfer WHEN new.status = 'failed' "
             "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
         )
-        with pytest.raises(DatabaseError, match="disk full"):
-            carry_out(operation_id)
+        assert carry_out(operation_id).ending is Ending.LOST
         assert world.row().status is Status.IN_PROGRESS
+
+    def test_a_verdict_outlives_a_blink_of_the_database(self, world: World, buffer: Path) -> None:
+        operation_id = world.add_package(buffer, data=None)
+        world.execute("CREATE TABLE blinks (at)")
+        world.execute(
+            "CREATE TRIGGER blink BEFORE UPDATE ON long_term_archive_transfer WHEN new.status = 'failed' "
+            "AND (SELECT count(*) FROM blinks) = 0 BEGIN SELECT RAISE(ABORT, 'away'); END"
+        )
+        settle = operations.settle
+        tries = []
+
+        def settled(*arguments: Any) -> bool:
+            tries.append(1)
+            if len(tries) == 2:
+                world.execute("INSERT INTO blinks VALUES (1)")
+            return settle(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(operations, "settle", settled)
+            assert carry_out(operation_id).ending is Ending.FAIL
+        assert len(tries) == 2
+        assert world.row().reason is FailureReason.SOURCE_MISSING
+
+    def test_an_error_that_is_no_text_is_recorded_all_the_same(self, world: World, buffer: Path) -> None:
+        operation_id = world.add_package(buffer)
+
+        def progress(_count: int) -> None:
+            raise RuntimeError("bad \udcff\0 byte")
+
+        assert carry_out(operation_id, on_progress=progress).ending is Ending.RETRY
+        assert world.row().error == "bad \\udcff\\0 byte"
 
     def test_a_claim_that_cannot_be_made_is_told_and_nothing_moves(self, world: World, buffer: Path) -> None:
         operation_id = world.add_package(buffer)
@@ -732,7 +766,7 @@ class TestAGivenSession:
             sa.event.listen(session, "after_commit", lambda _session: commits.append(world.row().status))
             assert carry_out(operation_id, session).ending is Ending.COMPLETED
             assert not session.in_transaction()
-        assert commits == [Status.IN_PROGRESS, Status.COMPLETED]
+        assert commits == [Status.IN_PROGRESS, Status.IN_PROGRESS, Status.COMPLETED]  # claim, describe, record
 
     def test_holds_no_transaction_while_bytes_move(self, world: World, buffer: Path) -> None:
         operation_id = world.add_package(buffer)
@@ -742,15 +776,19 @@ class TestAGivenSession:
         assert seen
         assert not any(seen)
 
-    def test_is_rolled_back_and_usable_when_a_failure_cannot_be_recorded(self, world: World, buffer: Path) -> None:
+    def test_is_rolled_back_and_usable_when_a_failure_cannot_be_recorded(
+        self, world: World, buffer: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         operation_id = world.add_package(buffer, data=None)
         world.execute(
             "CREATE TRIGGER full BEFORE UPDATE ON long_term_archive_transfer WHEN new.status = 'failed' "
             "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
         )
+        now = iter(range(0, 10_000, 60))
+        monkeypatch.setattr(worker, "_clock", lambda: next(now))
+        monkeypatch.setattr(worker._Heartbeat, "wait", lambda *_: None)
         with Session(database.engine()) as session:
-            with pytest.raises(DatabaseError):
-                carry_out(operation_id, session)
+            assert carry_out(operation_id, session).ending is Ending.LOST
             assert session.scalar(sa.select(models.LongTermArchiveTransfer.status)) is Status.IN_PROGRESS
 
     def test_may_be_of_another_database_than_the_configured_one(

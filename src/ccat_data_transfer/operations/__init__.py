@@ -7,9 +7,11 @@ the attempt's number. All times are the database's.
 
 from ccat_data_transfer.operations.attempts import (
     Claim,
+    Description,
     NotClaimed,
     Source,
     claim,
+    describe,
     heartbeat,
     is_recorded,
     record,
@@ -32,6 +34,7 @@ from ccat_data_transfer.operations.moves import load, policy, resume
 
 __all__ = [
     "Claim",
+    "Description",
     "Dispatch",
     "NotClaimed",
     "Source",
@@ -40,6 +43,7 @@ __all__ = [
     "claim",
     "create",
     "create_for",
+    "describe",
     "due_here",
     "fail",
     "heartbeat",

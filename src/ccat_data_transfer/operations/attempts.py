@@ -12,9 +12,10 @@ from ccat_data_transfer import leases, retry, routing, sidecar
 from ccat_data_transfer.checksums import DEFAULT_ALGORITHM
 from ccat_data_transfer.database import utcnow
 from ccat_data_transfer.exceptions import LeaseLostError, LocationUnavailableError
-from ccat_data_transfer.locations import Location, LocationType
+from ccat_data_transfer.locations import Location
 from ccat_data_transfer.models import (
     DataLocation,
+    DiskDataLocation,
     LongTermArchiveTransferLog,
     RawDataFile,
     RawDataPackageMetadata,
@@ -23,9 +24,12 @@ from ccat_data_transfer.models import (
     select_locations,
 )
 from ccat_data_transfer.operations import moves
-from ccat_data_transfer.operations.moves import MAX_ERROR_LENGTH, MAX_ID, Copy, Operation, Package, place, run
+from ccat_data_transfer.operations.moves import MAX_ID, Copy, Operation, Package, place, run
 from ccat_data_transfer.states import PackageState, PhysicalCopyStatus, Status, Verb, sources
 from ccat_data_transfer.storage.base import Receipt
+
+# Files that a sidecar lists; a document is read back whole, so it must stay small.
+MAX_FILES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,21 @@ class Claim:
     sources: tuple[Source, ...]
     destination: Location
     destination_was_paused: bool
-    files: list[sidecar.FileEntry]
-    metadata: dict[str, Any]
-    custody: list[sidecar.CustodyEvent]
 
     @property
     def token(self) -> str:
         """Name of the attempt, on everything that it writes outside of the database."""
         return f"{self.operation_id}.{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the sidecar tells of a package beyond its bytes."""
+
+    files: list[sidecar.FileEntry]
+    files_left_out: int
+    metadata: dict[str, Any]
+    custody: list[sidecar.CustodyEvent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +109,12 @@ def claim(
 
 @functools.cache
 def _claim_statement(within_queues: bool) -> Any:
-    allowed = [place.c.id == Operation.data_location_id, moves.takes_work()]
+    elsewhere = (
+        sa.exists()
+        .where(_disk.c.data_location_id == Operation.data_location_id, _disk.c.host.not_in(leases.names_of_this_host()))
+        .correlate(moves.operation)
+    )
+    allowed = [place.c.id == Operation.data_location_id, moves.takes_work(), moves.may_be_read(), ~elsewhere]
     if within_queues:
         queue = Site.short_name + "_" + place.c.name + f"_{routing.OPERATION_TYPE}"
         allowed += [Site.id == place.c.site_id, queue.in_(sa.bindparam("queues", expanding=True))]
@@ -107,17 +123,19 @@ def _claim_statement(within_queues: bool) -> Any:
         Operation.status.in_(sources(Verb.CLAIM, Status.IN_PROGRESS)),
         Operation.not_before <= utcnow(),
         Operation.attempt < Operation.attempt_limit,
-        sa.exists().where(*allowed),
+        sa.exists().where(*allowed).correlate(moves.operation),
         status=Status.IN_PROGRESS,
         attempt=Operation.attempt + 1,
         lease_owner=sa.bindparam("owner"),
         lease_until=utcnow(sa.bindparam("lease_seconds", type_=sa.Float)),
         started_at=utcnow(),
         resend_at=None,
+        send_count=0,
     ).returning(Operation.attempt_limit, Operation.data_location_id)
 
 
 _destination = place.alias("destination")
+_disk: Any = DiskDataLocation.__table__
 _about: Any = RawDataPackageMetadata.__table__
 _file: Any = RawDataFile.__table__
 _log: Any = LongTermArchiveTransferLog.__table__
@@ -126,14 +144,9 @@ _NOT_WAITING = (
     .where(Package.id == sa.bindparam("package_id"), Package.state == PackageState.WAITING)
     .values(state=PackageState.TRANSFERRING)
 )
-_PACKAGE = (
-    sa.select(
-        Package.name,
-        Package.size,
-        Package.checksum,
-        Package.created_at,
-        _about.c.document,
-    )
+_PACKAGE = sa.select(Package.name, Package.size, Package.checksum).where(Package.id == sa.bindparam("package_id"))
+_ABOUT = (
+    sa.select(Package.created_at, _about.c.document)
     .outerjoin(_about, _about.c.raw_data_package_id == Package.id)
     .where(Package.id == sa.bindparam("package_id"))
 )
@@ -143,7 +156,7 @@ _COPIES = (
     .where(
         Copy.raw_data_package_id == sa.bindparam("package_id"),
         Copy.status == PhysicalCopyStatus.PRESENT,
-        place.c.location_type == LocationType.BUFFER,
+        place.c.location_type.in_(moves.READABLE),
         place.c.active,
         place.c.site_id.in_(sa.select(_destination.c.site_id).where(_destination.c.id == sa.bindparam("location_id"))),
     )
@@ -154,10 +167,21 @@ _FILES = (
     sa.select(_file.c.path, _file.c.size, _file.c.checksum, _file.c.modified_at)
     .where(_file.c.raw_data_package_id == sa.bindparam("package_id"))
     .order_by(_file.c.path)
+    .limit(MAX_FILES)
 )
+_COUNT_FILES = (
+    sa.select(sa.func.count()).select_from(_file).where(_file.c.raw_data_package_id == sa.bindparam("package_id"))
+)
+# What custody needs: where it began and who has it now. Everything else stays in the log of the operation.
 _EVENTS = (
     sa.select(_log.c.at, _log.c.verb, _log.c.actor)
-    .where(_log.c.long_term_archive_transfer_id == sa.bindparam("operation_id"))
+    .where(
+        _log.c.long_term_archive_transfer_id == sa.bindparam("operation_id"),
+        sa.or_(
+            _log.c.verb == Verb.CREATE,
+            sa.and_(_log.c.verb == Verb.CLAIM, _log.c.attempt == sa.bindparam("of_attempt")),
+        ),
+    )
     .order_by(_log.c.id)
 )
 
@@ -171,9 +195,6 @@ def _claim_details(session: Session, row: Any) -> Claim:
     locations = {place.id: location_of(place) for place in rows.values()}
     found = tuple(Source(locations[c.data_location_id], c.path) for c in copies)
     destination = locations[row.data_location_id]
-    events = run(session, _EVENTS, {"operation_id": row.id})
-    registered = sidecar.CustodyEvent(package.created_at, "register", "", str(found[0].location) if found else "")
-    here = str(destination)
     return Claim(
         operation_id=row.id,
         attempt=row.attempt,
@@ -185,12 +206,28 @@ def _claim_details(session: Session, row: Any) -> Claim:
         sources=found,
         destination=destination,
         destination_was_paused=rows[row.data_location_id].paused_until is not None,
-        files=[
-            sidecar.FileEntry(file.path, file.size, file.checksum, file.modified_at)
-            for file in run(session, _FILES, {"package_id": row.raw_data_package_id})
-        ],
+    )
+
+
+def describe(session: Session, claim: Claim) -> Description:
+    """The files, the metadata and the custody of a claimed operation's package; of the files at most `MAX_FILES`."""
+    of_package = {"package_id": claim.package_id}
+    files = [
+        sidecar.FileEntry(file.path, file.size, file.checksum, file.modified_at)
+        for file in run(session, _FILES, of_package)
+    ]
+    count = len(files) if len(files) < MAX_FILES else run(session, _COUNT_FILES, of_package).scalar_one()
+    package = run(session, _ABOUT, of_package).one()
+    events = run(session, _EVENTS, {"operation_id": claim.operation_id, "of_attempt": claim.attempt})
+    origin = str(claim.sources[0].location) if claim.sources else ""
+    return Description(
+        files=files,
+        files_left_out=count - len(files),
         metadata=package.document or {},
-        custody=[registered, *(sidecar.CustodyEvent(e.at, e.verb, e.actor, here) for e in events)],
+        custody=[
+            sidecar.CustodyEvent(package.created_at, "register", "", origin),
+            *(sidecar.CustodyEvent(e.at, e.verb, e.actor, str(claim.destination)) for e in events),
+        ],
     )
 
 
@@ -219,7 +256,7 @@ def _why_not_claimed(session: Session, operation_id: int) -> str | None:
         return f"its destination is paused: {row.pause_reason}"
     if row.attempt >= row.attempt_limit:
         return "it has no attempt left"
-    return "it is not due yet, or not for this worker"
+    return "it is not due yet, its buffer is off, or it is not for this worker"
 
 
 def heartbeat(session: Session, operation_id: int, attempt: int, lease_seconds: float) -> bool:
@@ -330,7 +367,7 @@ def _pause(session: Session, operation_id: int, error: LocationUnavailableError,
         .values(
             paused_until=utcnow(seconds),
             pause_reason=error.condition,
-            pause_message=str(error)[:MAX_ERROR_LENGTH],
+            pause_message=moves.storable(str(error)),
         ),
     )
     # Messages that arrive meanwhile are dropped, so what is scheduled is sent again when the pause is over.

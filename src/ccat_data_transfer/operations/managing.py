@@ -10,12 +10,14 @@ from sqlalchemy.orm import Session
 from ccat_data_transfer import leases, retry, settings
 from ccat_data_transfer.database import utcnow
 from ccat_data_transfer.locations import LocationType
-from ccat_data_transfer.models import DataLocation, Site
+from ccat_data_transfer.models import DataLocation, DiskDataLocation, Site
 from ccat_data_transfer.operations import moves
 from ccat_data_transfer.operations.moves import Copy, Operation, Package, place, run
 from ccat_data_transfer.states import FailureReason, PhysicalCopyStatus, Status, Verb
 
 BATCH = 1000
+LONGEST_RESEND_DOUBLINGS = 6
+UNSENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ def create(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
     number of managers: what two of them want to create, the unique key makes once.
     """
     _notice_changed_topology(session, site_id)
+    _hold_topology(session, site_id)
     ready = run(
         session,
         sa.select(Copy.id, Copy.raw_data_package_id)
@@ -46,7 +49,7 @@ def create(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
             *moves.active(LocationType.BUFFER, site_id),
         )
         .limit(limit)
-        .with_for_update(of=moves.copy, skip_locked=True),
+        .with_for_update(of=moves.copy, skip_locked=True, key_share=True),
     ).all()
     if not ready:
         return 0, 0
@@ -121,6 +124,16 @@ def _notice_changed_topology(session: Session, site_id: int | None) -> None:
         )
 
 
+def _hold_topology(session: Session, site_id: int | None) -> None:
+    """Have whoever notices a new archive wait for this transaction.
+
+    Otherwise it could look at the copies again just before this marks some of them as considered, by archives that
+    were read earlier, and the new archive would never get them. (SQLite has one writer at a time anyway.)
+    """
+    sites = sa.select(Site.id).order_by(Site.id).with_for_update(read=True)
+    run(session, sites if site_id is None else sites.where(Site.id == site_id)).all()
+
+
 def schedule(session: Session, location_id: int) -> list[Dispatch]:
     """Schedule what is due at a location, and again what nobody claimed in time; send it only after the commit.
 
@@ -136,36 +149,55 @@ def schedule(session: Session, location_id: int) -> list[Dispatch]:
         .where(Operation.data_location_id == location_id, moves.in_status(Status.SCHEDULED)),
     ).scalar_one()
     limit = settings.get().schedule_limit
-    moved = [
-        *_schedule(session, location_id, Status.SCHEDULED, Operation.resend_at, limit),
-        *_schedule(session, location_id, Status.PENDING, Operation.not_before, max(0, limit - waiting)),
-    ]
+    again = _resend(session, location_id, limit)
+    due = _due(session, location_id, Status.PENDING, Operation.not_before, max(0, limit - waiting), lock=True)
+    moved = _mark_sent(session, due.scalars().all(), Status.PENDING, send_count=0)
     moves.log(session, ((row.id, row.attempt) for row in moved), Verb.SCHEDULE, Status.SCHEDULED)
     moves.refresh_packages(session, {row.raw_data_package_id for row in moved})
     queue = location.value().queue
-    return [Dispatch(row.id, queue) for row in moved]
+    return [Dispatch(operation_id, queue) for operation_id in (*again, *(row.id for row in moved))]
 
 
-def _schedule(session: Session, location_id: int, status: Status, clock: Any, limit: int) -> Sequence[Any]:
-    """Move what is due by `clock` from `status` to scheduled, oldest first."""
-    due = _due(session, location_id, status, clock, limit, lock=True).scalars().all()
-    if not due:
+def _resend(session: Session, location_id: int, limit: int) -> list[int]:
+    """The scheduled operations whose messages count as lost. Their state does not change, so nothing is logged.
+
+    Each is sent again later than the last time: in a long queue a message is late far more often than lost.
+    """
+    due = _due(session, location_id, Status.SCHEDULED, Operation.resend_at, limit, lock=True).scalars().all()
+    counts = run(session, sa.select(Operation.id, Operation.send_count).where(Operation.id.in_(due))).all()
+    for sent in {row.send_count for row in counts}:
+        _mark_sent(session, [row.id for row in counts if row.send_count == sent], Status.SCHEDULED, send_count=sent)
+    return list(due)
+
+
+def _mark_sent(session: Session, operation_ids: Sequence[int], status: Status, *, send_count: int) -> Sequence[Any]:
+    if not operation_ids:
         return []
+    wait = settings.get().resend_seconds * 2 ** min(send_count, LONGEST_RESEND_DOUBLINGS)
     return run(
         session,
         moves.update(
-            Operation.id.in_(due),
+            Operation.id.in_(operation_ids),
             moves.in_status(status),
             status=Status.SCHEDULED,
-            scheduled_at=utcnow(),
-            resend_at=utcnow(settings.get().resend_seconds),
+            scheduled_at=utcnow() if status is Status.PENDING else Operation.scheduled_at,
+            resend_at=utcnow(wait),
+            send_count=send_count + 1,
         ),
     ).all()
 
 
 def not_sent(session: Session, operation_ids: Collection[int]) -> None:
-    """Have these scheduled operations sent again at the next pass: the broker did not take their messages."""
-    run(session, moves.update(Operation.id.in_(operation_ids), moves.in_status(Status.SCHEDULED), resend_at=utcnow()))
+    """Have these scheduled operations sent again soon: the broker did not take their messages."""
+    run(
+        session,
+        moves.update(
+            Operation.id.in_(operation_ids),
+            moves.in_status(Status.SCHEDULED),
+            resend_at=utcnow(UNSENT_SECONDS),
+            send_count=0,
+        ),
+    )
 
 
 def due_here(session: Session, location_id: int, *, limit: int) -> list[int]:
@@ -189,11 +221,12 @@ def _due(session: Session, location_id: int, status: Status, clock: Any, limit: 
             moves.in_status(status),
             clock <= utcnow(),
             moves.takes_work(),
+            moves.may_be_read(),
         )
         .order_by(clock, Operation.id)
         .limit(limit)
     )
-    return run(session, query.with_for_update(of=moves.operation, skip_locked=True) if lock else query)
+    return run(session, query.with_for_update(of=moves.operation, skip_locked=True, key_share=True) if lock else query)
 
 
 def make_due(session: Session, operation_ids: Collection[int]) -> None:
@@ -201,14 +234,14 @@ def make_due(session: Session, operation_ids: Collection[int]) -> None:
     run(session, moves.update(Operation.id.in_(operation_ids), moves.in_status(Status.PENDING), not_before=utcnow()))
 
 
-def archive_ids(session: Session, site_id: int | None = None) -> list[int]:
-    """Ids of the active archives, of one site or of all."""
-    return list(
-        run(
-            session,
-            sa.select(place.c.id).where(*moves.active(LocationType.LONG_TERM_ARCHIVE, site_id)).order_by(place.c.id),
-        ).scalars()
-    )
+def archive_ids(session: Session, site_id: int | None = None, *, here: bool = False) -> list[int]:
+    """Ids of the active archives, of one site or of all; with `here` without those that are bound to another host."""
+    disk: Any = DiskDataLocation.__table__
+    query = sa.select(place.c.id).outerjoin(disk, disk.c.data_location_id == place.c.id)
+    query = query.where(*moves.active(LocationType.LONG_TERM_ARCHIVE, site_id)).order_by(place.c.id)
+    if here:
+        query = query.where(sa.or_(disk.c.host.is_(None), disk.c.host.in_(leases.names_of_this_host())))
+    return list(run(session, query).scalars())
 
 
 def rescue(session: Session, *, site_id: int | None = None, limit: int = BATCH) -> list[int]:
@@ -221,17 +254,23 @@ def rescue(session: Session, *, site_id: int | None = None, limit: int = BATCH) 
     has_expired = Operation.lease_until < utcnow()
     is_of_this_host = Operation.lease_owner.startswith(f"{leases.host()}|", autoescape=True)
     running = (
-        sa.select(Operation.id, Operation.attempt, Operation.attempt_limit, Operation.lease_owner)
+        sa.select(
+            Operation.id,
+            Operation.attempt,
+            Operation.attempt_limit,
+            Operation.lease_owner,
+            Operation.raw_data_package_id,
+        )
         .join(place, place.c.id == Operation.data_location_id)
         .where(moves.in_status(Status.IN_PROGRESS), *here)
-        .order_by(Operation.raw_data_package_id, Operation.id)  # locks of packages are taken in order
     )
-    # Nothing is locked while dead and living are told apart; the move itself asks again.
-    expired = run(session, running.where(has_expired).limit(limit)).all()
-    rescued = [row.id for row in expired if _rescue(session, row, only_if=has_expired)]
-    ours = run(session, running.where(is_of_this_host)).all()
-    rescued += [row.id for row in ours if _holder_is_dead(row.lease_owner) and _rescue(session, row)]
-    return rescued
+    # Nothing is locked while dead and living are told apart; the move itself asks again, and passes over a row that
+    # somebody holds: a worker that froze in its last transaction must not keep all the others from being rescued.
+    expired = {row.id: (row, has_expired) for row in run(session, running.where(has_expired).limit(limit))}
+    ours = [row for row in run(session, running.where(is_of_this_host)) if _holder_is_dead(row.lease_owner)]
+    dead = {row.id: (row, None) for row in ours} | expired
+    in_order = sorted(dead.values(), key=lambda pair: (pair[0].raw_data_package_id, pair[0].id))
+    return [row.id for row, only_if in in_order if _rescue(session, row, only_if=only_if)]
 
 
 def rescue_one(session: Session, operation_id: int) -> bool:
@@ -251,6 +290,9 @@ def _holder_is_dead(owner: str | None) -> bool:
 
 
 def _rescue(session: Session, row: Any, *, only_if: sa.ColumnElement[bool] | None = None) -> bool:
+    free = sa.select(Operation.id).where(*moves.HELD).with_for_update(skip_locked=True, key_share=True)
+    if run(session, free, moves.held(row.id, row.attempt)).one_or_none() is None:
+        return False
     message = f"the worker of attempt {row.attempt} is gone ({row.lease_owner})"
     is_last = row.attempt >= row.attempt_limit
     return moves.leave(

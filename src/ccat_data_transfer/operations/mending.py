@@ -7,19 +7,21 @@ from sqlalchemy.orm import Session
 from ccat_data_transfer import retry, settings
 from ccat_data_transfer.database import utcnow
 from ccat_data_transfer.operations import attempts, moves
-from ccat_data_transfer.operations.moves import MAX_ERROR_LENGTH, Operation
+from ccat_data_transfer.operations.moves import Operation
 from ccat_data_transfer.states import FailureReason, Status, Verb, sources
 
 
 def reset(session: Session, operation_id: int, error: BaseException) -> bool:
     """Have a running operation tried again, or failed when no attempt is left; False when it is not running."""
-    operation = moves.load(session, operation_id)
-    if operation.attempt < operation.attempt_limit:
-        delay = retry.backoff(max(operation.attempt, 1), moves.policy(), retry.jitter())
-        decision = retry.Decision(retry.Outcome.RETRY, retry.reason_of(error), delay)
-    else:
-        decision = retry.Decision(retry.Outcome.FAIL, FailureReason.ATTEMPTS_EXHAUSTED)
-    return attempts.settle(session, operation_id, operation.attempt, decision, error)
+    row = moves.load(session, operation_id)
+    session.refresh(row)
+    left = row.attempt_limit - row.attempt
+    decision = retry.decide(error, attempt=max(row.attempt, 1), attempts_left=left, policy=moves.policy())
+    if decision.outcome is retry.Outcome.FAIL and left > 0:
+        # The caller asks for another try, whatever the error says of itself.
+        delay = retry.backoff(max(row.attempt, 1), moves.policy(), retry.jitter())
+        decision = retry.Decision(retry.Outcome.RETRY, decision.reason, delay)
+    return attempts.settle(session, operation_id, row.attempt, decision, error)
 
 
 def fail(session: Session, operation_id: int, error: BaseException) -> bool:
@@ -32,7 +34,7 @@ def fail(session: Session, operation_id: int, error: BaseException) -> bool:
             Operation.status.in_(sources(Verb.FAIL, Status.FAILED)),
             status=Status.FAILED,
             reason=reason,
-            error=message[:MAX_ERROR_LENGTH],
+            error=moves.storable(message),
             lease_owner=None,
             lease_until=None,
         ),
@@ -54,6 +56,8 @@ def retry_failed(session: Session, operation_ids: Collection[int]) -> list[int]:
             status=Status.PENDING,
             attempt_limit=Operation.attempt + settings.get().max_attempts,
             retry_count=0,
+            reason=None,
+            error=None,
             not_before=utcnow(),
         ),
     ).all()

@@ -19,7 +19,7 @@ from ccat_data_transfer.models import (
     RawDataPackage,
     RawDataPackagePhysicalCopy,
 )
-from ccat_data_transfer.states import FailureReason, PackageState, Status, Verb
+from ccat_data_transfer.states import FailureReason, PackageState, PhysicalCopyStatus, Status, Verb
 
 # The tables as they are, without the mapped classes: these statements run for every package, and building one
 # costs more than running it. So they are also built once where they can be.
@@ -38,6 +38,11 @@ MAX_ID = 2**63 - 1
 def run(session: Session, statement: Any, parameters: Any = None) -> sa.CursorResult[Any]:
     """Execute on the session's connection, in its transaction."""
     return session.connection().execute(statement, parameters)
+
+
+def storable(text: str) -> str:
+    """`text` as any database takes it, of bounded length: an error may quote bytes that are no characters."""
+    return text[:MAX_ERROR_LENGTH].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def insert(dialect: str, table: Any) -> Any:
@@ -63,7 +68,7 @@ def log(
             "status": status,
             "actor": leases.actor(),
             "reason": reason,
-            "message": message[:MAX_ERROR_LENGTH] if message else None,
+            "message": storable(message) if message else None,
         }
         for operation_id, attempt in rows
     ]
@@ -126,7 +131,7 @@ def leave(
             *([] if only_if is None else [only_if]),
             status=target,
             reason=reason,
-            error=message[:MAX_ERROR_LENGTH],
+            error=storable(message),
             lease_owner=None,
             lease_until=None,
             **values,
@@ -151,6 +156,28 @@ def takes_work() -> sa.ColumnElement[bool]:
     return sa.and_(place.c.active, sa.or_(place.c.paused_until.is_(None), place.c.paused_until <= utcnow()))
 
 
+# Where a package may be read from: `archive` registers what lies with the user as sources, an observatory as buffers.
+READABLE = (LocationType.BUFFER, LocationType.SOURCE)
+
+
+def may_be_read() -> sa.ColumnElement[bool]:
+    """True unless every present copy lies in a buffer that is switched off: then the operation is not ready.
+
+    For a query over operations joined with the `place` they go to. An operation without any present copy passes: the
+    attempt finds that out and says so.
+    """
+    buffer = place.alias("buffer")
+    present = (
+        Copy.raw_data_package_id == Operation.raw_data_package_id,
+        Copy.status == PhysicalCopyStatus.PRESENT,
+        buffer.c.id == Copy.data_location_id,
+        buffer.c.site_id == place.c.site_id,
+        buffer.c.location_type.in_(READABLE),
+    )
+    has_active = sa.exists().where(*present, buffer.c.active).correlate(operation, place)
+    return sa.or_(has_active, ~sa.exists().where(*present).correlate(operation, place))
+
+
 def refresh_packages(session: Session, package_ids: Collection[int]) -> None:
     """Derive the state of packages anew from their operations."""
     if not package_ids:
@@ -166,7 +193,7 @@ def refresh_packages(session: Session, package_ids: Collection[int]) -> None:
 
 
 _IDS = Package.id.in_(sa.bindparam("ids", expanding=True))
-_LOCK_PACKAGES = sa.select(Package.id).where(_IDS).order_by(Package.id).with_for_update()
+_LOCK_PACKAGES = sa.select(Package.id).where(_IDS).order_by(Package.id).with_for_update(key_share=True)
 
 
 @functools.cache

@@ -262,6 +262,7 @@ sa.Table(
     required("attempt", sa.Integer, server_default="0"),
     required("attempt_limit", sa.Integer, server_default="5"),
     required("retry_count", sa.Integer, server_default="0"),
+    required("send_count", sa.Integer, server_default="0"),
     required("not_before", TIME, server_default=clock()),
     optional("scheduled_at", TIME),
     optional("resend_at", TIME),
@@ -272,7 +273,8 @@ sa.Table(
     optional("completed_at", TIME),
     optional("evidence", WORD),
     sa.UniqueConstraint("raw_data_package_id", "data_location_id"),
-    sa.CheckConstraint("attempt >= 0 AND retry_count >= 0", name="counts_not_negative"),
+    sa.CheckConstraint("attempt >= 0 AND retry_count >= 0 AND send_count >= 0", name="counts_not_negative"),
+    sa.CheckConstraint("attempt <= attempt_limit", name="attempts_bounded"),
     sa.CheckConstraint(
         "(status = 'in_progress') = (lease_until IS NOT NULL AND lease_owner IS NOT NULL)",
         name="lease_while_in_progress",
