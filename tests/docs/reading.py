@@ -51,8 +51,8 @@ def links(name: str | Path) -> list[str]:
 
 
 def section(name: str | Path, heading: str) -> str:
-    """What stands below a heading, up to the next of the same or a higher level."""
-    level, body = re.split(rf"^(#+) {re.escape(heading)}$", text(name), maxsplit=1, flags=re.MULTILINE)[1:]
+    """What stands below a heading, without code blocks, up to the next of the same or a higher level."""
+    level, body = re.split(rf"^(#+) {re.escape(heading)}$", prose(name), maxsplit=1, flags=re.MULTILINE)[1:]
     return re.split(rf"^#{{1,{len(level)}}} ", body, maxsplit=1, flags=re.MULTILINE)[0]
 
 

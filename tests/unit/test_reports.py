@@ -10,7 +10,7 @@ from tests import factories
 from ccat_data_transfer import database, models, reports
 from ccat_data_transfer.exceptions import UnknownNameError
 from ccat_data_transfer.locations import LocationType
-from ccat_data_transfer.states import FailureReason, PackageState, PauseReason, Status, Verb
+from ccat_data_transfer.states import FailureReason, PackageState, PauseReason, PhysicalCopyStatus, Status, Verb
 
 LTA = LocationType.LONG_TERM_ARCHIVE
 
@@ -141,6 +141,33 @@ def test_status_counts_every_operation_once() -> None:
     assert cologne.failures == {FailureReason.BAD_NAME: 2, FailureReason.CANCELLED: 1}
     assert cologne.throughput == reports.Throughput(1, 8, 2, 24)
     assert overview.packages == {**dict.fromkeys(PackageState, 0), PackageState.WAITING: 9}
+
+
+def test_status_of_a_site_counts_the_packages_of_that_site() -> None:
+    for site in ("cologne", "cologne", "chile"):
+        make(Status.PENDING, site=site)
+    with database.session_scope(read_only=True) as session:
+        waiting = {
+            site: reports.status(session, site=site).packages[PackageState.WAITING]
+            for site in ("cologne", "chile", None)
+        }
+    assert waiting == {"cologne": 2, "chile": 1, None: 3}
+
+
+def test_a_package_is_told_with_its_present_copies_archives_first() -> None:
+    with database.session_scope() as session:
+        places = {str(row.value()): row for row in session.scalars(sa.select(models.DataLocation))}
+        package = factories.make_package(session, "a.tar", at=places["cologne/buffer"])
+        for place, status in (("chile/lta", PhysicalCopyStatus.PRESENT), ("chile/buffer", PhysicalCopyStatus.DELETED)):
+            session.add(
+                models.RawDataPackagePhysicalCopy(
+                    raw_data_package_id=package.id, data_location_id=places[place].id, path="a/a.tar", status=status
+                )
+            )
+    with database.session_scope(read_only=True) as session:
+        found = [(str(location), path) for location, path in reports.present_copies(session, "a.tar")]
+        assert reports.present_copies(session, "b.tar") == []
+    assert found == [("chile/lta", "a/a.tar"), ("cologne/buffer", "a.tar")]
 
 
 def _pause(seconds: float) -> None:

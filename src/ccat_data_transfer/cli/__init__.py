@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:  # click ends by itself after completing a word, and when nobody reads any more
         return ended.code if isinstance(ended.code, int) else NOT_ALL
     except (KeyboardInterrupt, click.Abort):
-        return INTERRUPTED
+        return _interrupted()
     except CCATDataOperationError as error:
         return _told(error, str(error), error.remedy, error.exit_code, asked)
     except Exception as error:  # noqa: BLE001 - the edge: whatever was not foreseen is told as a defect
@@ -88,6 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "this is a defect; run again with --verbose and report it"
         return _told(error, text, hint, DEFECT, asked)
     return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    from ccat_data_transfer.cli import output
+
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")  # behind the ^C that the terminal shows
+    output.complain(*output.INTERRUPTION)
+    return INTERRUPTED
 
 
 def _misused(error: click.ClickException) -> int:

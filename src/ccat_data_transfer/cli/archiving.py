@@ -17,8 +17,6 @@ from ccat_data_transfer.locations import Location
 from ccat_data_transfer.states import Status
 from ccat_data_transfer.topology import LocalTopology
 
-INTERRUPTED = 130
-
 
 @dataclass(frozen=True, slots=True)
 class _Request:
@@ -53,7 +51,9 @@ def run(paths: tuple[str, ...], texts: Sequence[str], *, reads_headers: bool, dr
             local = _places(request)
         report = _archived(request, local, stop, hide_bar=as_json)
     report.show(seconds=time.monotonic() - began, as_json=as_json)
-    raise click.exceptions.Exit(INTERRUPTED if stop.is_set() else report.exit_code)
+    if report.was_interrupted:
+        raise KeyboardInterrupt
+    raise click.exceptions.Exit(report.exit_code)
 
 
 def _checked(paths: tuple[str, ...], texts: Sequence[str], *, reads_headers: bool, dry_run: bool) -> _Request:
@@ -117,8 +117,11 @@ def _archived(request: _Request, local: LocalTopology, stop: threading.Event, *,
         adopted = _carry(before, local.destinations, stop, advance)
     with database.session_scope(read_only=True) as session:
         after = reports.of_packages(session, ids, [location.id for location in local.destinations])
+        pauses = {str(place.value): place for place in reports.places(session) if place.paused}
     already = {transfer.id for transfer in before if transfer.status is Status.COMPLETED}
-    return outcomes.Report(registration, local.destinations, after, adopted, already)
+    return outcomes.Report(
+        registration, local.destinations, after, adopted, already, pauses, was_interrupted=stop.is_set()
+    )
 
 
 def _asked_operations(package_ids: Sequence[int], locations: Sequence[Location]) -> list[reports.Transfer]:

@@ -1,5 +1,6 @@
 """What every command is made of: the options that all of them take, logging, and groups that load when used."""
 
+import difflib
 import importlib
 import os
 from collections.abc import Callable, Mapping
@@ -106,13 +107,35 @@ class Entry:
     summary: str
 
 
-class LazyGroup(click.Group):
+class _Suggesting(click.Group):
+    """A group that names the nearest command when there is none of the name asked for."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; raises `click.UsageError`."""
+        name, known = args[0], self.list_commands(ctx)
+        if name in known or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(name, known, n=1)
+        suggestion = f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(known)}"
+        raise click.UsageError(f"there is no command '{name}'{suggestion}", ctx)
+
+
+class LazyGroup(_Suggesting):
     """A group whose commands are imported when they are used: their help costs only what it shows."""
 
     def __init__(self, *arguments: Any, entries: Mapping[str, Entry], **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.params += _common_options()
         self.entries = entries
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an interrupt is told by the edge alone, and not by click with an empty line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise click.Abort from interrupt
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Names in the order in which they are explained."""
@@ -133,7 +156,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.summary) for name, entry in self.entries.items()])
 
 
-class Group(click.Group):
+class Group(_Suggesting):
     """A group of the commands of one noun."""
 
     command_class = Command

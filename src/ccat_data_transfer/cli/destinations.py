@@ -5,6 +5,7 @@ vanished, or whose disk is not mounted, must not come back empty.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ccat_data_transfer.cli import preparation
 from ccat_data_transfer.exceptions import ConfigurationError, InputError, LocationUnavailableError
 from ccat_data_transfer.locations import Location, LocationType, StorageType
 from ccat_data_transfer.states import PauseReason
+from ccat_data_transfer.storage.errnos import CONDITIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,11 @@ def _path_of(text: str) -> str:
         raise ConfigurationError(
             f"destination '{shown}' is of the kind '{names.shown(scheme)}', which this version cannot archive to",
             remedy="name a directory, as /directory or file:///directory",
+        )
+    if ":" in text.partition("/")[0] and not os.path.lexists(text):  # as rsync and scp read it
+        raise ConfigurationError(
+            f"destination '{shown}' is on another host, and remote hosts are not supported yet",
+            remedy=f"mount its directory here and name that; for a directory of this machine write './{shown}'",
         )
     return text
 
@@ -135,14 +142,33 @@ def refuse_unusable(destination: Destination) -> None:
     if root == Path("/"):
         raise InputError("the root of the file system cannot be a destination", remedy="name a directory of its own")
     known = _known(root)
-    if not os.path.lexists(root):
+    if not _is_there(destination):
         _refuse_to_make(destination, known)
     elif not root.is_dir():
         raise InputError(f"destination '{destination.shown}' is not a directory", remedy="name a directory")
     else:
-        health = storage.open_storage(known or _unregistered(root)).check()
-        if health.problem is not None:
-            raise destination.unusable(health.problem, health.message)
+        _refuse_unwell(destination, known or _unregistered(root, root.name))
+
+
+def _is_there(destination: Destination) -> bool:
+    try:
+        os.lstat(destination.root)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(
+                f"destination '{destination.shown}' has a name that is too long", remedy="give it a shorter name"
+            ) from error
+        condition = CONDITIONS.get(error.errno or 0, PauseReason.UNREACHABLE)
+        raise destination.unusable(condition, os.strerror(error.errno or 0)) from error
+    return True
+
+
+def _refuse_unwell(destination: Destination, location: Location) -> None:
+    health = storage.open_storage(location).check()
+    if health.problem is not None:
+        raise destination.unusable(health.problem, health.message)
 
 
 def _refuse_to_make(destination: Destination, known: Location | None) -> None:
@@ -160,6 +186,8 @@ def _refuse_to_make(destination: Destination, known: Location | None) -> None:
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise destination.unusable(PauseReason.DENIED, f"folder '{names.shown(str(parent))}' cannot be written to")
+    # What is to be made there will have the room, and the evidence, that its parent has.
+    _refuse_unwell(destination, _unregistered(parent, destination.root.name))
 
 
 def _known(root: Path) -> Location | None:
@@ -169,11 +197,9 @@ def _known(root: Path) -> Location | None:
         return reports.archive_at(session, str(root))
 
 
-def _unregistered(root: Path) -> Location:
+def _unregistered(root: Path, name: str) -> Location:
     """A location that the database does not know yet."""
-    return Location(
-        0, "local", root.name, LocationType.LONG_TERM_ARCHIVE, StorageType.DISK, options={"path": str(root)}
-    )
+    return Location(0, "local", name, LocationType.LONG_TERM_ARCHIVE, StorageType.DISK, options={"path": str(root)})
 
 
 @contextlib.contextmanager
@@ -201,4 +227,5 @@ def _make(destination: Destination) -> None:
         finally:
             os.close(parent)
     except OSError as error:
-        raise destination.unusable(PauseReason.DENIED, f"it cannot be made: {error.strerror}") from error
+        condition = CONDITIONS.get(error.errno or 0, PauseReason.DENIED)
+        raise destination.unusable(condition, f"it cannot be made: {error.strerror}") from error

@@ -77,6 +77,7 @@ def list_(site: str | None, as_json: bool) -> None:
             )
             for place in places
         ],
+        expendable=("priority", "storage", "active", "type"),
     )
 
 
@@ -214,12 +215,13 @@ def _show(found: list[Checkup]) -> None:
             )
             for each in found
         ],
+        expendable=("evidence", "of"),
     )
     for each in found:
         if each.condition != "well":
             output.complain("error" if each.is_unwell else "note", each.message)
         elif each.place.paused:
-            until = output.moment(each.place.paused_until)
+            until = output.when(each.place.paused_until)
             output.complain(
                 "note",
                 f"'{each.place.value}' is well again and paused until {until}; "

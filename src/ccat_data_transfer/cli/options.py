@@ -1,5 +1,6 @@
 """Options and arguments that mean the same in every command that takes them."""
 
+import shlex
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -8,7 +9,25 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_ID = 2**63 - 1  # what the database can count to
-OPERATION_ID = click.IntRange(1, MAX_ID)
+
+
+class _OperationId(click.IntRange):
+    """The number of an operation; for anything else it says where the numbers are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; fails with the command that finds it."""
+        text = str(value)
+        if not text.lstrip("-").isdecimal():
+            self.fail(
+                f"'{text}' is no number, and an operation is named by its number: "
+                f"`ccat_data_transfer transfer list --package {shlex.quote(text)}` shows those of a package",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
+OPERATION_ID = _OperationId(1, MAX_ID)
 
 
 def site(function: F) -> F:

@@ -1,5 +1,6 @@
 """`package`: registering packages and looking at them."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -37,7 +38,7 @@ def register(paths: tuple[str, ...], place: str, no_headers: bool, as_json: bool
     """
     from ccat_data_transfer import packages, packing, settings
 
-    packing.plan(paths, skip=[settings.get().working_directory])
+    planned = packing.plan(paths, skip=[settings.get().working_directory])
     if preparation.exists():
         preparation.for_writing()
     else:
@@ -53,7 +54,8 @@ def register(paths: tuple[str, ...], place: str, no_headers: bool, as_json: bool
             workers=settings.get().worker_concurrency,
             headers=not no_headers,
         )
-    _show_registration(registration, as_json=as_json)
+    verbs = {each.name: "copied" if each.kind is packing.Kind.TAR else "packed" for each in planned}
+    _show_registration(registration, {name: f"{verb} into '{location}'" for name, verb in verbs.items()}, as_json)
 
 
 def _buffer(name: str) -> Location:
@@ -71,13 +73,14 @@ def _buffer(name: str) -> Location:
     return location
 
 
-def _show_registration(registration: "Registration", *, as_json: bool) -> None:
+def _show_registration(registration: "Registration", moves: Mapping[str, str], as_json: bool) -> None:
+    """Print it; `moves` says of each name how its bytes came into the buffer, should they have."""
     if as_json:
         output.write_json(
             {"packages": [_registered(item) for item in registration.packages], "notes": list(registration.notes)}
         )
     else:
-        output.lines(_line(item) for item in registration.packages)
+        output.lines(_line(item, moves.get(item.name, "copied")) for item in registration.packages)
     for note in registration.notes:
         output.complain("note", note)
     if not registration.errors:
@@ -103,10 +106,10 @@ def _registered(item: "Registered") -> dict[str, object]:
     }
 
 
-def _line(item: "Registered") -> str:
+def _line(item: "Registered", move: str) -> str:
     if item.error is not None:
         return f"{item.name}  failed: {item.error}"
-    what = "registered" if item.created else "already registered"
+    what = ("registered" if item.created else "already registered") + (f", {move}" if item.copied else "")
     return f"{item.name}  {what}  {item.checksum}  {output.size(item.size)}"
 
 
@@ -133,6 +136,7 @@ def list_(site: str | None, state: str | None, limit: int, as_json: bool) -> Non
     output.table(
         ("id", "package", "state", "size", "checksum", "copies"),
         [(each.id, each.name, each.state, output.size(each.size), each.checksum, _places(each)) for each in found],
+        expendable=("copies",),
     )
 
 
@@ -159,7 +163,7 @@ def show(name: str, as_json: bool) -> None:
             "package": view.name,
             "id": view.id,
             "state": view.state,
-            "bytes": view.size,
+            "bytes": output.Bytes(view.size),
             "checksum": view.checksum,
             "created": view.created_at,
             "files": detail.file_count,
@@ -169,9 +173,11 @@ def show(name: str, as_json: bool) -> None:
     output.table(
         ("location", "status", "path", "verified", "evidence"),
         [(copy.location, copy.status, copy.path, copy.verified_at, copy.verified_how) for copy in view.copies],
+        expendable=("evidence", "verified"),
     )
     output.write("\n")
     output.table(
         ("file", "bytes", "checksum", "modified"),
-        [(file.path, file.size, file.checksum, file.modified_at) for file in detail.files],
+        [(file.path, output.Bytes(file.size), file.checksum, file.modified_at) for file in detail.files],
+        expendable=("modified",),
     )

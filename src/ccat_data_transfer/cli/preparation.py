@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccat_data_transfer import names
 from ccat_data_transfer.exceptions import DatabaseError
 
 if TYPE_CHECKING:
@@ -35,9 +36,18 @@ def for_reading() -> None:
 
 
 def exists() -> bool:
-    """Whether there may be a database: opening SQLite would make the file, so it is looked for first."""
+    """Whether there may be a database: opening SQLite would make the file, so it is looked for first.
+
+    Raises `DatabaseError` when that cannot be seen.
+    """
     file = sqlite_file()
-    return file is None or file.exists()
+    try:
+        return file is None or file.exists()
+    except OSError as error:
+        raise DatabaseError(
+            f"whether there is a database at '{names.shown(str(file))}' cannot be seen: {error.strerror}",
+            remedy="let this user enter its folder, or set another with --workdir",
+        ) from error
 
 
 def sqlite_file() -> Path | None:

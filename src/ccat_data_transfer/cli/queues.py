@@ -33,4 +33,5 @@ def queues(site: str | None, as_json: bool) -> None:
             )
             for each in found
         ],
+        expendable=("location", "oldest scheduled", "delayed"),
     )

@@ -31,7 +31,10 @@ def status(site: str | None, watch: bool, as_json: bool) -> None:
 
     preparation.for_reading()
     if not watch:
-        _show(_read(site), as_json=as_json)
+        overview = _read(site)
+        _show(overview, as_json=as_json)
+        if not overview.locations:
+            _explain_nothing(site)
         return
     stop = threading.Event()
     with service.stop_on_signals(stop):
@@ -50,6 +53,19 @@ def _read(site: str | None) -> "Overview":
         return reports.status(session, site=selection.select(session, site).site)
 
 
+def _explain_nothing(site: str | None) -> None:
+    """Say why there is nothing to show."""
+    from ccat_data_transfer import database, topology
+
+    with database.session_scope(read_only=True) as session:
+        is_declared = bool(topology.show(session).sites)
+    if not is_declared:
+        output.complain("note", "no sites are declared: run `ccat_data_transfer topology apply FILE` or `archive`")
+    else:
+        where = "no site" if site is None else f"site '{site}'"
+        output.complain("note", f"{where} has {'a' if site is None else 'no'} long-term archive")
+
+
 def _show(overview: "Overview", *, as_json: bool) -> None:
     if as_json:
         output.write_json(overview)
@@ -57,17 +73,18 @@ def _show(overview: "Overview", *, as_json: bool) -> None:
     output.table(
         ("location", *Status, "oldest pending", "archived", "last hour", "last day", "paused"),
         [_row(each) for each in overview.locations],
+        expendable=("last day", "last hour", "archived", "oldest pending", "scheduled"),
     )
     output.lines(
         f"{each.site}/{each.location}: {count} failed with {reason}"
         for each in overview.locations
         for reason, count in each.failures.items()
     )
-    output.lines([", ".join(f"{count} packages {state}" for state, count in overview.packages.items())])
+    output.lines([", ".join(f"{output.count(n, 'package')} {state}" for state, n in overview.packages.items())])
 
 
 def _row(each: "LocationStatus") -> tuple[object, ...]:
-    paused = f"{each.pause_reason} until {output.moment(each.paused_until)}" if each.paused else ""
+    paused = f"{each.pause_reason} until {output.when(each.paused_until)}" if each.paused else ""
     return (
         f"{each.site}/{each.location}" + ("" if each.active else " (not active)"),
         *(each.counts[status] for status in Status),

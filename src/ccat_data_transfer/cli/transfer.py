@@ -67,6 +67,7 @@ def list_(
             )
             for each in found
         ],
+        expendable=("created", "attempt", "size", "completed"),
     )
 
 
@@ -83,7 +84,8 @@ def show(operation_id: int, as_json: bool) -> None:
     if as_json:
         output.write_json(history)
         return
-    output.facts({name: getattr(history.transfer, name) for name in reports.Transfer.__dataclass_fields__})
+    known = {name: getattr(history.transfer, name) for name in reports.Transfer.__dataclass_fields__}
+    output.facts(known | {"bytes": output.Bytes(history.transfer.bytes)})
     output.write("\n")
     output.table(
         ("at", "verb", "status", "attempt", "reason", "actor", "message"),
@@ -91,6 +93,9 @@ def show(operation_id: int, as_json: bool) -> None:
             (entry.at, entry.verb, entry.status, entry.attempt, entry.reason, entry.actor, entry.message)
             for entry in history.log
         ],
+        expendable=("actor", "status"),
+        wrapped="message",
+        whole_times=True,
     )
 
 
@@ -115,7 +120,7 @@ def retry(ids: tuple[int, ...], all_failed: bool, site: str | None, reason: str 
     preparation.for_reading()
     if all_failed:
         count = _retry_all(site, None if reason is None else FailureReason(reason))
-        output.lines([f"{count} {'operation is' if count == 1 else 'operations are'} due again"])
+        output.lines([f"{output.count(count, 'operation')} {'is' if count == 1 else 'are'} due again"])
     else:
         _change(ids, operations.retry_failed, done="is due again", refused="is not failed")
 

@@ -9,7 +9,7 @@ from ccat_data_transfer.exceptions import DatabaseError, DatabaseSchemaError, Un
 from ccat_data_transfer.locations import Location
 
 DISCOVER_SECONDS = 5.0
-LONGEST_WAIT_SECONDS = 30.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 INTERRUPTED = 130
 
 
@@ -75,7 +75,7 @@ def _wait_for_archives(site: str | None, location: str | None, stop: threading.E
     """The archives to serve, once the database answers; raises for a wrong name or schema."""
     from ccat_data_transfer import logs
 
-    wait = 1.0
+    wait = FIRST_WAIT_SECONDS
     while not stop.is_set():
         try:
             preparation.for_reading()

@@ -5,7 +5,7 @@ row. All ages are by the database's clock.
 """
 
 from ccat_data_transfer.reports.overview import LocationStatus, Overview, Throughput, status
-from ccat_data_transfer.reports.places import Place, Queue, archive_at, places, queues
+from ccat_data_transfer.reports.places import Place, Queue, archive_at, places, present_copies, queues
 from ccat_data_transfer.reports.transfers import (
     BATCH,
     DEFAULT_LIMIT,
@@ -36,6 +36,7 @@ __all__ = [
     "history",
     "of_packages",
     "places",
+    "present_copies",
     "queues",
     "status",
     "transfers",

@@ -7,8 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from ccat_data_transfer.models import RawDataPackage
-from ccat_data_transfer.reports.places import age, archives, now_of
+from ccat_data_transfer.models import RawDataPackage, RawDataPackagePhysicalCopy, Site
+from ccat_data_transfer.reports.places import age, archives, now_of, place
 from ccat_data_transfer.reports.transfers import Operation, is_status
 from ccat_data_transfer.states import FailureReason, PackageState, PauseReason, Status
 
@@ -47,7 +47,7 @@ class LocationStatus:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Every archive, and how many packages are in which state."""
+    """Every archive, and how many packages are in which state; of one site, those of which it has a copy."""
 
     locations: tuple[LocationStatus, ...]
     packages: dict[PackageState, int]
@@ -65,9 +65,6 @@ def status(session: Session, *, site: str | None = None) -> Overview:
     totals = _totals(session, ids)
     failures = _failures(session, ids)
     throughput = _throughput(session, ids, now)
-    states = dict.fromkeys(PackageState, 0)
-    counted = sa.select(RawDataPackage.state, sa.func.count().label("packages")).group_by(RawDataPackage.state)
-    states.update((row.state, row.packages) for row in session.execute(counted))
     return Overview(
         tuple(
             _location_status(
@@ -75,8 +72,23 @@ def status(session: Session, *, site: str | None = None) -> Overview:
             )
             for archive in known
         ),
-        states,
+        _packages(session, site),
     )
+
+
+def _packages(session: Session, site: str | None) -> dict[PackageState, int]:
+    """How many packages are in which state: of all, or of those that a site has a copy of."""
+    counted = sa.select(RawDataPackage.state, sa.func.count().label("packages")).group_by(RawDataPackage.state)
+    if site is not None:
+        copy = RawDataPackagePhysicalCopy
+        counted = counted.where(
+            sa.exists()
+            .where(copy.raw_data_package_id == RawDataPackage.id, copy.data_location_id == place.c.id)
+            .where(place.c.site_id == Site.id, Site.short_name == site)
+        )
+    states = dict.fromkeys(PackageState, 0)
+    states.update((row.state, row.packages) for row in session.execute(counted))
+    return states
 
 
 def _location_status(

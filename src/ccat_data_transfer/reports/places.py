@@ -11,9 +11,15 @@ from sqlalchemy.orm import Session
 from ccat_data_transfer import routing
 from ccat_data_transfer.database import utcnow
 from ccat_data_transfer.locations import Location, LocationType
-from ccat_data_transfer.models import DataLocation, DiskDataLocation, Site
+from ccat_data_transfer.models import (
+    DataLocation,
+    DiskDataLocation,
+    RawDataPackage,
+    RawDataPackagePhysicalCopy,
+    Site,
+)
 from ccat_data_transfer.reports.transfers import Operation, is_status
-from ccat_data_transfer.states import PauseReason, Status
+from ccat_data_transfer.states import PauseReason, PhysicalCopyStatus, Status
 
 place = DataLocation.__table__
 
@@ -81,6 +87,19 @@ def archive_at(session: Session, path: str) -> Location | None:
         .limit(1)
     ).one_or_none()
     return None if row is None else row.value()
+
+
+def present_copies(session: Session, package: str) -> list[tuple[Location, str]]:
+    """Where the package of that name is, as a data location and a path there; in archives first."""
+    copy = RawDataPackagePhysicalCopy
+    rows = session.execute(
+        sa.select(DataLocation, copy.path)
+        .join(copy, copy.data_location_id == DataLocation.id)
+        .join(RawDataPackage, RawDataPackage.id == copy.raw_data_package_id)
+        .where(RawDataPackage.name == package, copy.status == PhysicalCopyStatus.PRESENT)
+        .order_by(place.c.location_type != LocationType.LONG_TERM_ARCHIVE, place.c.id)
+    )
+    return [(row.value(), path) for row, path in rows]
 
 
 def queues(session: Session, site: str | None = None) -> list[Queue]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from tests.unit.cli.conftest import WORKDIR, Program
 
 from ccat_data_transfer import database, packages, worker
-from ccat_data_transfer.cli import archiving
+from ccat_data_transfer.cli import archiving, outcomes
 from ccat_data_transfer.exceptions import StorageError
 from ccat_data_transfer.states import PauseReason
 from ccat_data_transfer.storage.base import Health
 from ccat_data_transfer.storage.posix import PosixStorage
+
+INTERRUPTED = "interrupted: nothing more was started; run the same command again to go on"
 
 
 def test_one_command_archives_a_folder_at_two_destinations(nothing: Program, night: Path) -> None:
@@ -25,7 +28,7 @@ def test_one_command_archives_a_folder_at_two_destinations(nothing: Program, nig
         assert "  archived  sha256:" in line
     assert (nothing.folder / "a/obs-1/obs-1.tar").read_bytes() == (nothing.folder / "b/obs-1/obs-1.tar").read_bytes()
     assert summary.startswith("2 of 2 packages (")
-    assert "are verified at 2 destinations" in summary
+    assert ") archived at 2 destinations; copies: 4 archived now and verified; " in summary
     assert f"{nothing.folder}/{WORKDIR}/operations.sqlite" in summary
     assert result.err == ""
 
@@ -44,6 +47,16 @@ def test_a_second_destination_gets_only_what_it_lacks(nothing: Program, night: P
     report = nothing.succeed("archive", night, "--to", "a", "--to", "b", "--json").json()
     outcomes = {p["name"]: [d["outcome"] for d in p["destinations"]] for p in report["packages"]}
     assert outcomes == {"obs-1.tar": ["already archived", "archived"], "obs-2.tar": ["archived", "archived"]}
+
+
+def test_the_summary_tells_what_was_read_now_from_what_was_verified_earlier(nothing: Program, night: Path) -> None:
+    nothing.succeed("archive", night / "obs-1", "--to", "a")
+    both = nothing.succeed("archive", night, "--to", "a").out
+    assert "; copies: 1 archived now and verified, 1 verified earlier and not read again; " in both
+    again = nothing.succeed("archive", night / "obs-1", "--to", "a").out
+    assert (
+        "1 of 1 package (10.2 kB) archived at 1 destination; copies: 1 verified earlier and not read again; " in again
+    )
 
 
 def test_the_json_report_has_its_documented_shape(nothing: Program, night: Path) -> None:
@@ -192,7 +205,10 @@ def test_a_pause_of_an_earlier_run_is_not_waited_for(
         patch.setattr(PosixStorage, "put", full)
         result = nothing("archive", night, "--to", "a")
     assert result.code == 1
-    assert "waiting: destination_unavailable" in result.out
+    lines = result.out.splitlines()[:-1]
+    assert len(lines) == 2
+    assert all("  waiting: " in line and "is full" in line for line in lines)  # also of what was not begun
+    assert "hint: make destination 'local/a' usable (mounted, writable, with room), then run the same" in result.err
     assert "full" in nothing.succeed("status").out
     nothing.succeed("archive", night, "--to", "a")
 
@@ -203,6 +219,33 @@ def test_an_archived_package_that_is_gone_is_not_called_archived(nothing: Progra
     result = nothing("archive", night / "obs-1", "--to", "a")
     assert result.code == 1
     assert "failed: it was archived, and is not there any more" in result.out
+    packed = nothing.folder / WORKDIR / "packed/obs-1.tar"
+    assert result.err.splitlines() == [
+        "error: not everything is archived: 1 failed",
+        f"hint: {outcomes.LOST}; then restore it by hand, for instance from '{packed}'",
+    ]
+
+
+def test_a_lost_object_is_restored_from_another_archive_first(nothing: Program, night: Path) -> None:
+    nothing.succeed("archive", night / "obs-1", "--to", "a", "--to", "b")
+    lost = nothing.folder / "a/obs-1/obs-1.tar"
+    lost.chmod(0o644)
+    lost.write_bytes(b"xyz")
+    result = nothing("archive", night / "obs-1", "--to", "a", "--to", "b")
+    assert "failed: it was archived with 10.2 kB (10240 bytes), and has 3 B (3 bytes) now" in result.out
+    assert f"for instance from '{nothing.folder}/b/obs-1/obs-1.tar'" in result.err
+
+
+def test_a_lost_object_without_another_copy_is_told_so(nothing: Program, night: Path) -> None:
+    nothing.succeed("archive", night / "obs-1", "--to", "a", "--to", "b")
+    tar = nothing.folder / "obs-1.tar"
+    tar.write_bytes((nothing.folder / "a/obs-1/obs-1.tar").read_bytes())
+    for path in (nothing.folder / WORKDIR / "packed", nothing.folder / "a/obs-1", nothing.folder / "b/obs-1"):
+        (path / "obs-1.tar").unlink()
+    result = nothing("archive", night / "obs-1", "--to", "a", "--to", "b", "--json")
+    assert result.code == 1
+    assert [d["outcome"] for d in result.json()["packages"][0]["destinations"]] == ["failed", "failed"]
+    assert result.err.count("hint: ") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -222,6 +265,7 @@ def test_a_signal_gives_the_attempts_back(
         result = nothing("archive", night / "obs-1", "--to", "a")
     assert result.code == 130
     assert "waiting: interrupted" in result.out
+    assert result.err.splitlines() == ["error: not everything is archived: 1 waiting", INTERRUPTED]
     nothing.succeed("archive", night / "obs-1", "--to", "a")
 
 
@@ -235,8 +279,27 @@ def test_a_signal_while_registering_ends_the_work(
         return register(*arguments, on_progress=on_progress, **options)
 
     monkeypatch.setattr(packages, "register", interrupted)
-    assert nothing("archive", night, "--to", "a").code == 130
+    result = nothing("archive", night, "--to", "a")
+    assert result.code == 130
+    assert result.out == ""
+    assert result.err.splitlines() == [INTERRUPTED]
     assert not (nothing.folder / "a/obs-1").exists()
+
+
+def test_what_a_signal_kept_from_being_begun_says_so(
+    nothing: Program, night: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry = archiving._carry
+
+    def interrupted(asked: Any, locations: Any, stop: threading.Event, advance: Any) -> set[int]:
+        stop.set()
+        return carry(asked, locations, stop, advance)
+
+    monkeypatch.setattr(archiving, "_carry", interrupted)
+    result = nothing("archive", night, "--to", "a")
+    assert result.code == 130
+    assert result.out.count("waiting: interrupted before it was begun") == 2
+    assert result.err.splitlines()[-1] == INTERRUPTED
 
 
 def test_an_attempt_of_a_killed_run_is_taken_up_at_once(
@@ -256,6 +319,7 @@ def test_an_attempt_of_a_killed_run_is_taken_up_at_once(
         result = nothing("archive", night / "obs-1", "--to", "a")
     assert result.code == 1
     assert "waiting: another process is carrying it" in result.out
+    assert "hint: wait until the other process has ended" in result.err
     report = nothing.succeed("archive", night / "obs-1", "--to", "a", "--json").json()
     assert report["packages"][0]["destinations"][0]["attempt"] == 2
 

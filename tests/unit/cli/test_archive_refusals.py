@@ -1,13 +1,17 @@
 """What `archive` refuses up front: one clear error, the documented exit code, and nothing made."""
 
+import errno
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.cli.conftest import WORKDIR, Program
 from tests.unprivileged import unprivileged
+
+from ccat_data_transfer.storage import volume
 
 Prepare = Callable[[Path], None]
 
@@ -101,6 +105,8 @@ REFUSALS: list[tuple[str, Prepare, tuple[str, ...], int, str]] = [
     ("dangling destination", _dangling_destination, ("night", "--to", "mount"), 6, "it is a link to"),
     ("object store", _nothing, ("night", "--to", "s3://bucket/x"), 3, "is of the kind 's3'"),
     ("web", _nothing, ("night", "--to", "https://host/x"), 3, "is of the kind 'https'"),
+    ("remote host", _nothing, ("night", "--to", "host:/archive"), 3, "remote hosts are not supported yet"),
+    ("remote user", _nothing, ("night", "--to", "me@host:archive"), 3, "remote hosts are not supported yet"),
     ("other host", _nothing, ("night", "--to", "file://host/x"), 2, "is not a directory of this machine"),
     ("second destination bad", _file, ("night", "--to", "a", "--to", "file"), 2, "is not a directory"),
 ]
@@ -139,13 +145,55 @@ def test_a_destination_that_cannot_be_written_is_refused(nothing: Program, night
     assert not (nothing.folder / WORKDIR).exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root meets a file system that takes nothing this way")
-def test_a_destination_that_cannot_be_made_leaves_nothing(nothing: Program, night: Path) -> None:
+def test_a_destination_that_cannot_be_made_leaves_nothing(
+    nothing: Program, night: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Path.mkdir
+
+    def mkdir(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "b":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
     before = nothing.files
-    result = nothing("archive", night, "--to", "a", "--to", "/proc/no-such-archive")
+    result = nothing("archive", night, "--to", "a", "--to", "b")
     assert result.code == 6
-    assert "cannot be made" in result.err
+    assert "cannot be made: No space left" in result.err
     assert nothing.files == before
+
+
+def test_a_destination_whose_disk_is_full_is_not_even_made(
+    nothing: Program, night: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume, "RESERVE_BYTES", 1 << 62)
+    before = nothing.files
+    result = nothing("archive", night, "--to", "a")
+    assert result.code == 6, result
+    assert "are needed" in result.err
+    assert nothing.files == before
+
+
+def test_a_destination_with_a_name_that_no_file_system_takes_is_the_callers_fault(
+    nothing: Program, night: Path
+) -> None:
+    before = nothing.files
+    for name in ("x" * 300, "x" * 300 + "/y"):
+        result = nothing("archive", night, "--to", name)
+        assert result.code == 2, result
+        assert "too long" in result.err
+    assert nothing.files == before
+
+
+def test_a_working_directory_that_may_not_be_entered_is_named(nothing: Program, night: Path) -> None:
+    (nothing.folder / "shut").mkdir(mode=0)
+    with unprivileged(nothing.folder):
+        archiving = nothing("archive", night, "--to", "a", "--workdir", "shut/work")
+        looking = nothing("status", "--workdir", "shut/work")
+    for result in (archiving, looking):
+        assert result.code == 4, result
+        assert "shut/work/operations.sqlite' cannot be seen: Permission denied" in result.err
+    assert not (nothing.folder / "a").exists()
 
 
 def test_an_archive_that_vanished_is_not_made_again(nothing: Program, night: Path) -> None:

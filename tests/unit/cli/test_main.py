@@ -3,7 +3,8 @@
 import errno
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -105,6 +106,19 @@ def test_a_bad_command_exits_with_2_and_says_where_help_is(nothing: Program, arg
 
 
 @pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (("statsu",), "'statsu'; did you mean 'status'?"),
+        (("--verbose", "archiv"), "'archiv'; did you mean 'archive'?"),
+        (("package", "lst"), "'lst'; did you mean 'list'?"),
+        (("db", "qqq"), "'qqq'; there are: upgrade, check"),
+    ],
+)
+def test_an_unknown_command_suggests_the_nearest(nothing: Program, arguments: tuple[str, ...], suggestion: str) -> None:
+    assert nothing(*arguments).err.startswith(f"error: there is no command {suggestion}\n")
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ("topology", "show"),
@@ -168,7 +182,9 @@ def test_an_interrupt_exits_with_130(program: Program, monkeypatch: pytest.Monke
         raise error
 
     monkeypatch.setattr(reports, "queues", interrupted)
-    assert program("queues").code == 130
+    result = program("queues")
+    assert result.code == 130
+    assert result.err == "interrupted: nothing more was started; run the same command again to go on\n"
 
 
 @pytest.mark.parametrize(("number", "message"), [(errno.EPIPE, ""), (errno.ENOSPC, "the output cannot be written")])
@@ -286,6 +302,81 @@ def test_a_table_on_a_terminal_keeps_brackets(
     monkeypatch.setattr(output, "is_terminal", lambda: True)
     output.table(("name", "fine"), [("[red]x[/red]", True), (None, False)])
     assert "[red]x[/red]" in capsys.readouterr().out
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes a terminal of so many columns of standard output."""
+
+    def make(columns: int) -> None:
+        monkeypatch.setattr(output, "is_terminal", lambda: True)
+        monkeypatch.setenv("COLUMNS", str(columns))
+
+    return make
+
+
+COLUMNS = ("id", "package", "size", "created", "note")
+ROWS = [
+    (7, "a-package-with-a-long-name.tar", output.size(5000), datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC), "why it is"),
+    (12, "b.tar", output.size(70_000), None, "so"),
+]
+
+
+def test_a_table_fits_a_wide_terminal_with_numbers_to_the_right(
+    terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal(100)
+    output.table(COLUMNS, ROWS, expendable=("created",))
+    first, second = [line.rstrip() for line in capsys.readouterr().out.splitlines() if ".tar" in line]
+    assert first == "  7   a-package-with-a-long-name.tar    5.0 kB   2020-01-02   why it is"
+    assert second == " 12   b.tar                            70.0 kB                so"
+
+
+@pytest.mark.parametrize("columns", [30, 40, 50, 60, 70])
+def test_a_narrow_table_drops_columns_and_then_cuts_names_but_breaks_none(
+    terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    terminal(columns)
+    output.table(COLUMNS, ROWS, expendable=("created", "note"))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert len(lines) == 2 + len(ROWS)
+    assert all(len(line) <= columns for line in lines)
+    assert ("created" in lines[0]) == ("2020-01-02" in lines[2])
+    assert "5.0 kB" in lines[2]
+    assert "-name.tar" in lines[2] or "…" in lines[2]
+
+
+def test_only_what_explains_goes_on_in_the_next_line(
+    terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal(40)
+    words = " ".join(f"word{number}" for number in range(20))
+    output.table(("id", "message"), [(1, words)], wrapped="message")
+    assert [word for word in capsys.readouterr().out.split() if word.startswith("word")] == words.split()
+
+
+def test_a_time_is_short_on_a_terminal_and_exact_elsewhere(terminal: Callable[[int], None]) -> None:
+    now, old = datetime.now(UTC), datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert output.when(old) == "2020-01-02T03:04:05Z"
+    assert output.when(old, whole=True) == "2020-01-02T03:04:05Z"
+    assert output.when(None) == ""
+    terminal(80)
+    assert output.when(old) in {"2020-01-01", "2020-01-02", "2020-01-03"}
+    assert output.when(old, whole=True) == f"{old.astimezone():%Y-%m-%d %H:%M:%S}"
+    assert output.when(now) in {f"{now.astimezone():%H:%M:%S}", f"{now.astimezone():%Y-%m-%d}"}
+
+
+def test_things_are_counted_in_english() -> None:
+    assert [output.count(number, "package") for number in (0, 1, 2)] == ["0 packages", "1 package", "2 packages"]
+
+
+def test_bytes_are_exact_where_a_program_reads_them(
+    terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output.facts({"bytes": output.Bytes(5000)})
+    terminal(80)
+    output.facts({"bytes": output.Bytes(5000)})
+    assert capsys.readouterr().out == "bytes  5000\nbytes  5.0 kB\n"
 
 
 def test_what_has_no_json_form_is_a_defect(tmp_path: Path) -> None:

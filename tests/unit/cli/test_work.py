@@ -23,6 +23,7 @@ from ccat_data_transfer import (
     worker,
 )
 from ccat_data_transfer.cli import status as status_command
+from ccat_data_transfer.cli import worker as worker_command
 from ccat_data_transfer.exceptions import DatabaseError
 from ccat_data_transfer.states import FailureReason, Status
 
@@ -64,6 +65,16 @@ def test_a_tar_in_the_buffer_is_registered_where_it_lies(cologne: Program, night
     cologne.succeed("package", "register", tar, "--location", "cologne/buffer")
     copies = cologne.succeed("package", "show", "obs-1.tar", "--json").json()["package"]["copies"]
     assert ("cologne/buffer", "deep/obs-1.tar") in [(copy["location"], copy["path"]) for copy in copies]
+
+
+def test_a_tar_from_elsewhere_says_that_it_was_copied(cologne: Program, night: Path) -> None:
+    cologne.succeed("archive", night / "obs-1", "--to", "other")
+    tar = cologne.folder / "new.tar"
+    tar.write_bytes((cologne.folder / "other/obs-1/obs-1.tar").read_bytes())
+    line = cologne.succeed("package", "register", tar, "--location", "cologne/buffer").out
+    assert line.startswith("new.tar  registered, copied into 'cologne/buffer'  sha256:")
+    line = cologne.succeed("package", "register", night / "obs-2", "--location", "cologne/buffer").out
+    assert line.startswith("obs-2.tar  registered, packed into 'cologne/buffer'  sha256:")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +174,28 @@ def test_an_unknown_operation_exits_with_2(cologne: Program, command: str) -> No
     assert "there is no operation 9223372036854775807" in result.err
 
 
+@pytest.mark.parametrize("command", ["show", "retry", "cancel"])
+def test_an_operation_named_by_its_package_says_how_to_find_its_number(cologne: Program, command: str) -> None:
+    result = cologne("transfer", command, "obs-1.tar")
+    assert result.code == 2
+    assert "an operation is named by its number" in result.err
+    assert "`ccat_data_transfer transfer list --package obs-1.tar` shows those of a package" in result.err
+
+
+def test_status_of_an_empty_database_says_what_to_do(program: Program) -> None:
+    note = "note: no sites are declared: run `ccat_data_transfer topology apply FILE` or `archive`\n"
+    assert program.succeed("status").err == note
+    (program.folder / "t.toml").write_text('[[site]]\nname = "C"\nshort_name = "c"\n')
+    program.succeed("topology", "apply", "t.toml")
+    assert program.succeed("status").err == "note: no site has a long-term archive\n"
+    assert program.succeed("status", "--site", "c").err == "note: site 'c' has no long-term archive\n"
+
+
+def test_status_counts_one_package_as_one(cologne: Program) -> None:
+    _operations(Status.PENDING)
+    assert "1 package waiting, 0 packages transferring, " in cologne.succeed("status").out
+
+
 def test_unknown_ids_keep_all_from_being_changed(cologne: Program) -> None:
     (failed,) = _operations(Status.FAILED)
     assert cologne("transfer", "retry", str(failed), "999").code == 2
@@ -232,7 +265,7 @@ def test_status_is_drawn_again_until_it_is_stopped(cologne: Program, monkeypatch
 
     monkeypatch.setattr(status_command, "_read", counted)
     monkeypatch.setattr(status_command, "REDRAW_SECONDS", 0.0)
-    assert cologne.succeed("status", "--watch").out.count("cologne/lta") == 2
+    assert cologne.succeed("status", "--watch").out.count("cologne/lta") >= 2
 
 
 def test_the_database_is_checked(cologne: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +379,7 @@ def test_a_database_that_is_away_is_waited_for_by_services(cologne: Program, mon
             raise DatabaseError("it is away")
         check()
 
-    monkeypatch.setattr(threading.Event, "wait", lambda _self, _timeout=None: True)
+    monkeypatch.setattr(worker_command, "FIRST_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(database, "check_schema", away_at_first)
     result = cologne.succeed("worker", "--until-idle")
     assert "database_unavailable" in result.err
