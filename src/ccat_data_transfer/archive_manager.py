@@ -83,7 +83,9 @@ def send_data_to_long_term_archive(
     # A message carries an id and nothing else: what it brings as a session is none.
     given: object = session
     own = given if isinstance(given, Session) else None
-    archive_package(long_term_archive_transfer_id, own, queues=self.consumed_queues())
+    archive_package(
+        long_term_archive_transfer_id, own, queues=self.consumed_queues(), should_stop=celery_app.is_stopping
+    )
 
 
 def archive_package(
@@ -155,7 +157,14 @@ def archive_manager_service(
         return done.did_anything
 
     with service.stop_on_signals(asked):
-        service.run("archive_manager", step, interval=settings.get().manager_interval_seconds, stop=asked)
+        chosen = settings.get()
+        service.run(
+            "archive_manager",
+            step,
+            interval=chosen.manager_interval_seconds,
+            stop=asked,
+            **chosen.about,
+        )
     workers.stop(timeout=settings.get().lease_seconds)
     if unknown:
         raise unknown[0]

@@ -4,19 +4,37 @@ The database row is the queue and the message a hint: no setting here is trusted
 """
 
 import ctypes
+import mmap
 import os
 import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import celery
+import celery.exceptions
+import kombu
+import sqlalchemy.exc
 from celery import signals
 
 from ccat_data_transfer import database, logs, settings
+from ccat_data_transfer.exceptions import DatabaseError
 
 log = logs.get(__name__)
 
 FLEET_VARIABLE = "CCAT_FLEET_PID"  # process id of the fleet that started a worker, which must not outlive it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+# How long a broker may take for each step of sending: connecting, greeting, taking a message.
+SEND_SECONDS = 5.0
+_REDIS_WAITS = ("socket_connect_timeout", "socket_timeout")
+_AMQP_WAITS = ("connect_timeout", "read_timeout", "write_timeout")
+# The longest that a task keeps a message for which the database did not answer, before it gives it back.
+LONGEST_HOLD_SECONDS = 5.0
+WAKE_SECONDS = 0.1
 
 
 def _configuration() -> dict[str, Any]:
@@ -44,27 +62,27 @@ def _configuration() -> dict[str, Any]:
         # lease. Named because the default changes in Celery 6.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_max_tasks_per_child": 10_000,  # what a library may leak stays bounded
-        "worker_soft_shutdown_timeout": 45,
+        # What SIGQUIT leaves running copies before it cancels them; SIGTERM has the same patience, see `is_stopping`.
+        "worker_soft_shutdown_timeout": chosen.shutdown_grace_seconds,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
         "broker_connection_retry_on_startup": True,  # a broker that comes later is waited for
         "broker_connection_max_retries": None,
         "broker_transport_options": _transport_options(chosen),
-        # The manager must not hang on a dead broker: the row stays scheduled and is sent again.
-        "task_publish_retry_policy": {
-            "max_retries": 2,
-            "interval_start": 0.2,
-            "interval_step": 0.5,
-            "interval_max": 2,
-        },
+        # The manager must not hang on a dead broker: the next pass sends again what was not taken.
+        "task_publish_retry_policy": {"max_retries": 0},
         "task_default_queue": "ccat_data_transfer_unrouted",  # nothing of ours goes there, nobody else's comes here
         "imports": ["ccat_data_transfer.archive_manager"],
     }
 
 
+def _is_redis() -> bool:
+    url = settings.get().broker_url
+    return url is not None and url.get_secret_value().startswith("redis")
+
+
 def _transport_options(chosen: settings.Settings) -> dict[str, Any]:
-    scheme = chosen.broker_url.get_secret_value().partition(":")[0] if chosen.broker_url else ""
-    if scheme.startswith("redis"):
+    if _is_redis():
         return {
             # Longer than the longest copy, so that a message is not delivered a second time while the first still
             # works; harmless if it is, for the claim refuses it.
@@ -82,15 +100,96 @@ def _transport_options(chosen: settings.Settings) -> dict[str, Any]:
     return {"confirm_publish": True, "connect_timeout": 10}
 
 
+@contextmanager
+def producer() -> Iterator[kombu.Producer]:
+    """Sends messages over a connection of its own, and gives up within seconds when the broker does not answer.
+
+    Not one of the app's pool: one that was kept since the last pass may be dead without saying so.
+    """
+    waits = _REDIS_WAITS if _is_redis() else _AMQP_WAITS
+    limits = {"max_retries": 0, **dict.fromkeys(waits, SEND_SECONDS)}
+    connection = app.connection_for_write(connect_timeout=SEND_SECONDS, transport_options=limits)
+    try:
+        yield connection.Producer()
+    except BaseException:
+        connection.collect()  # unlike `release`, waits for no farewell from a broker that is silent
+        raise
+    connection.release()
+
+
+class _Shutdown:
+    """When this worker was asked to stop: in memory that the children it forks share with it."""
+
+    def __init__(self) -> None:
+        self._moment: memoryview[float] | None = None
+
+    def prepare(self) -> None:
+        """Make the memory; in the parent, before it forks."""
+        self._moment = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
+
+    def begin(self) -> None:
+        if self._moment is not None and not self._moment[0]:
+            self._moment[0] = time.monotonic()  # one clock for all processes of a host
+
+    def seconds(self) -> float | None:
+        """Since when the worker is stopping, None when it is not."""
+        began: float = self._moment[0] if self._moment is not None else 0.0
+        return time.monotonic() - began if began else None
+
+
+_shutdown = _Shutdown()
+
+
+def is_stopping() -> bool:
+    """Whether the worker of this process was asked to stop so long ago that copies must be given up.
+
+    Celery itself lets running tasks end, and a copy may take hours: for a task to ask while bytes move.
+    """
+    seconds = _shutdown.seconds()
+    return seconds is not None and seconds >= settings.get().shutdown_grace_seconds
+
+
 class CCATEnhancedSQLAlchemyTask(celery.Task):  # type: ignore[type-arg]
     """Base of all tasks: what is true of each of them.
 
     A task's body never lets an error of its work escape (the database records it), so what arrives in `on_failure`
-    is trouble of the database or a defect, and the operation's row is left for the manager to rescue.
+    is a defect, and the operation's row is left for the manager to rescue. When the database does not answer, the
+    message goes back to its queue: a task that fails is acknowledged, and an outage would drain all queues in seconds.
     """
 
     abstract = True
     acks_late = True
+    _outages = 0  # one after the other, of this process
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task's body; called by a worker, give the message back when the database does not answer."""
+        if self.request.called_directly or self.request.is_eager:
+            return super().__call__(*args, **kwargs)
+        try:
+            result = self.run(*args, **kwargs)
+        except DatabaseError as error:
+            # Values that the database refuses are this message's fault, which would come back for ever.
+            if isinstance(error.__cause__, sqlalchemy.exc.DataError | sqlalchemy.exc.IntegrityError):
+                raise
+            self._hold(error, args, kwargs)
+            raise celery.exceptions.Reject(str(error), requeue=True) from error
+        self._outages = 0
+        return result
+
+    def _hold(self, error: DatabaseError, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep a message for a moment before it is given back, so that it does not spin."""
+        seconds = min(2.0**self._outages, LONGEST_HOLD_SECONDS)
+        self._outages = min(self._outages + 1, 10)
+        log.warning(
+            "message_given_back",
+            task=self.name,
+            error=str(error),
+            in_seconds=seconds,
+            **self.get_operation_info(args, kwargs),
+        )
+        deadline, pause = time.monotonic() + seconds, threading.Event()
+        while time.monotonic() < deadline and _shutdown.seconds() is None:
+            pause.wait(WAKE_SECONDS)
 
     def get_operation_info(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What logs should say of a call, from its arguments. Tasks say more."""
@@ -130,6 +229,20 @@ def _configure_logging(loglevel: int | str = "INFO", **_unused: Any) -> None:
     logs.configure(verbose=loglevel in {10, "DEBUG"})
 
 
+@signals.celeryd_init.connect
+def _hush_advice(**_unused: Any) -> None:
+    # Said at each start of each worker, to whoever runs a container or a host of its own as root. Its reason, that
+    # unpickling runs what a message says, does not hold here: only JSON is accepted.
+    warnings.filterwarnings("ignore", "You're running the worker with superuser", celery.exceptions.SecurityWarning)
+
+
+@signals.celeryd_after_setup.connect
+def _hush_announcement(**_unused: Any) -> None:
+    # Said at each loss of the broker. It announces another default in Celery 6 for what is set explicitly above.
+    # Here, because Celery has just asked to see all warnings of this category.
+    warnings.filterwarnings("ignore", r"\s*In Celery 5\.1 we introduced", celery.exceptions.CPendingDeprecationWarning)
+
+
 @signals.worker_init.connect
 def _begin(**_unused: Any) -> None:
     if not settings.get().uses_broker:
@@ -138,8 +251,14 @@ def _begin(**_unused: Any) -> None:
             "error: no broker is configured\n"
             "hint: set CCAT_DATA_TRANSFER_BROKER_URL, or run `ccat_data_transfer worker`, which needs none"
         )
+    _shutdown.prepare()
     if os.environ.get(FLEET_VARIABLE) == str(os.getppid()):
         die_with_parent()
+
+
+@signals.worker_shutting_down.connect
+def _tell_children(**_unused: Any) -> None:
+    _shutdown.begin()
 
 
 @signals.worker_process_init.connect

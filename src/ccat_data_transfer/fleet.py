@@ -5,6 +5,7 @@ started again; destinations that appear or go are followed.
 """
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ def celery_arguments(queue: str, concurrency: int) -> list[str]:
     host = socket.gethostname()
     return [
         sys.executable,
-        *("-m", "celery", "-A", "ccat_data_transfer.celery_app", "worker"),
+        *("-m", "celery", "-A", "ccat_data_transfer.celery_app", "--quiet", "worker"),
         *("-Q", queue, "-n", f"{queue}@{host}", "-c", str(concurrency)),
         *("--loglevel", settings.get().log_level, "--without-mingle", "--without-gossip"),
     ]
@@ -55,6 +56,8 @@ class Fleet:
     def __init__(self, *, site: str | None, location: str | None, concurrency: int) -> None:
         self._site, self._location, self._concurrency = site, location, concurrency
         self._members: dict[str, _Member] = {}
+        self._elsewhere: set[int] = set()
+        self._has_started = False
 
     def run(self, stop: threading.Event) -> None:
         """Keep the processes running until `stop`, then let each finish what it carries."""
@@ -71,8 +74,7 @@ class Fleet:
     def _discover(self) -> bool:
         """Ask the database which queues there are; False when it did not answer."""
         try:
-            locations = queue_discovery.QueueDiscoveryService().locations(self._site, self._location)
-            wanted = {location.queue for location in locations}
+            wanted = self._queues()
         except CCATDataOperationError as error:
             log.error("queue_discovery_failed", error=str(error))  # the known queues go on
             return False
@@ -80,7 +82,22 @@ class Fleet:
             self._members[queue] = _Member(queue)
         for queue, member in self._members.items():
             member.wanted = queue in wanted
+        if not self._has_started:
+            self._has_started = True
+            log.info("service_started", service="worker", queues=sorted(wanted), **settings.get().about)
         return True
+
+    def _queues(self) -> set[str]:
+        """The queues of the archives that can be reached from this host."""
+        host, queues = platform.node(), set()
+        for location in queue_discovery.QueueDiscoveryService().locations(self._site, self._location):
+            if location.is_on_this_host(host):
+                queues.add(location.queue)
+                self._elsewhere.discard(location.id)
+            elif location.id not in self._elsewhere:
+                self._elsewhere.add(location.id)
+                log.warning("location_elsewhere", location=str(location), host=location.options["host"], here=host)
+        return queues
 
     def _tend(self, member: _Member) -> None:
         process = member.process

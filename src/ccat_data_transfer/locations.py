@@ -47,3 +47,14 @@ class Location:
     def queue(self) -> str:
         """The queue of operations that have this destination."""
         return routing.queue_name(self.site, self.name)
+
+    def is_on_this_host(self, hostname: str) -> bool:
+        """Whether the place can be reached from the host of this name: a directory may be that of one host only.
+
+        A name without a domain is that of the host in any domain.
+        """
+        host = self.options.get("host")
+        if self.storage_type is not StorageType.DISK or not host or host == "localhost":
+            return True
+        a, b = host.lower().rstrip("."), hostname.lower().rstrip(".")
+        return a == b or (("." not in a or "." not in b) and a.partition(".")[0] == b.partition(".")[0])

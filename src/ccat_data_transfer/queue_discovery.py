@@ -1,5 +1,6 @@
 """Which queues the workers of a site must consume: one for each active archive location, from the database alone."""
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -21,11 +22,11 @@ class QueueDiscoveryService:
         """The queues of a site (short name or name), or of all sites, sorted; raises `UnknownNameError`."""
         return sorted(self.queue_of(location) for location in self.locations(site))
 
-    def locations(self, site: str | None = None, location: str | None = None) -> list[Location]:
+    def locations(self, site: str | None = None, location: str | None = None, *, here: bool = False) -> list[Location]:
         """The active long-term archive locations, at one site or all, of one name (`site/name` or `name`) or all.
 
-        Raises `UnknownNameError` for a site or a `site/name` that does not exist; a name that no active archive
-        has finds nothing.
+        With `here` without those whose directory is that of another host. Raises `UnknownNameError` for a site or a
+        `site/name` that does not exist; a name that no active archive has finds nothing.
         """
         place = models.DataLocation
         query = (
@@ -41,7 +42,9 @@ class QueueDiscoveryService:
                 query = query.where(place.id == topology.find_location(session, location).id)
             elif location is not None:
                 query = query.where(place.name == location)
-            return [row.value() for row in session.scalars(query)]
+            found = [row.value() for row in session.scalars(query)]
+        host = platform.node()
+        return [each for each in found if not here or each.is_on_this_host(host)]
 
     def queue_of(self, location: Location | models.DataLocation) -> str:
         """The queue of the operations that carry packages to a location."""

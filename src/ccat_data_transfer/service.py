@@ -42,14 +42,15 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run(name: str, step: Callable[[], bool], *, interval: float, stop: threading.Event) -> None:
-    """Call `step` until `stop` is set.
+def run(name: str, step: Callable[[], bool], *, interval: float, stop: threading.Event, **about: object) -> None:
+    """Call `step` until `stop` is set. `about` is logged at the start: what this service works with.
 
     A step says whether it did anything: if so it is called again after a second, else after `interval` seconds (never
     later than that). A step that raises is logged and tried again after 1, 2, 4, ... up to 60 seconds: a database
     that is away comes back.
     """
     failures = 0
+    log.info("service_started", service=name, interval=interval, **about)
     _notify("READY=1")
     while not stop.is_set():
         wait = 0.0

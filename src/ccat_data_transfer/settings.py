@@ -115,6 +115,11 @@ class Settings(BaseSettings):
     )
 
     worker_concurrency: int = Field(2, ge=1, le=256, description="packages carried side by side to one location")
+    shutdown_grace_seconds: float = Field(
+        45.0,
+        ge=0,
+        description="how long a Celery worker that is told to stop lets its copies run before it gives them up",
+    )
     minimum_archive_copies: int = Field(
         1, ge=1, description="verified copies below which no package is ever called archived"
     )
@@ -177,11 +182,26 @@ class Settings(BaseSettings):
         return self.broker_url is not None
 
     @property
+    def about(self) -> dict[str, str]:
+        """What a service says at its start of the database and the broker it uses; no passwords."""
+        broker = _without_secrets(self.broker_url.get_secret_value()) if self.broker_url else "none"
+        return {"database": _without_secrets(self.database), "broker": broker}
+
+    @property
     def database(self) -> str:
         """The database URL, with its password: for connecting, never for showing."""
         if self.database_url and self.database_url.get_secret_value():
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.working_directory / 'operations.sqlite'}"
+
+
+def _without_secrets(url: str) -> str:
+    """A URL without user, password and query; only its scheme when the password cannot be told from the rest."""
+    scheme, _, rest = url.partition("://")
+    shown = rest.partition("?")[0]
+    if "@" in rest and "@" not in shown:
+        return f"{scheme}://"
+    return f"{scheme}://{shown.rpartition('@')[2]}"
 
 
 def _explain(error: ValidationError) -> str:

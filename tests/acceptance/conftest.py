@@ -81,12 +81,23 @@ class Installation:
         found: list[dict[str, Any]] = self.json("transfer", "list")
         return found
 
+    @property
+    def log(self) -> str:
+        """What the processes in the background have said."""
+        return (self.root / "background.log").read_text(encoding="utf-8")
+
     @contextmanager
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         """A command in the background, with its children in a process group of its own; ended in good order."""
+        with self.background(self.command(*arguments)) as process:
+            yield process
+
+    @contextmanager
+    def background(self, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """Any program in the background, like `running`."""
         with (self.root / "background.log").open("ab") as log:
             process = subprocess.Popen(
-                self.command(*arguments),
+                command,
                 env=self.environment,
                 cwd=self.root,
                 stdout=log,
@@ -108,7 +119,7 @@ class Installation:
         text = ""
         for short_name in short_names:
             for name in ("buffer", "lta"):
-                (self.root / short_name / name).mkdir(parents=True)
+                (self.root / short_name / name).mkdir(parents=True, exist_ok=True)
             text += TOPOLOGY.format(root=self.root, name=short_name.title(), short_name=short_name)
         file = self.root / "topology.toml"
         file.write_text(text, encoding="utf-8")

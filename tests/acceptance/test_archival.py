@@ -162,23 +162,3 @@ def test_without_a_broker_workers_serve_from_the_database_alone(brokerless_insta
         installation.make_package("cologne", "first.tar", 100_000)
         installation.make_package("cologne", "second.tar", 100_000)
         wait_for(lambda: all_completed(installation, 2), "two completed operations")
-
-
-def test_one_destination_that_hangs_does_not_keep_another_from_working(redis_installation: Installation) -> None:
-    installation = redis_installation
-    installation.apply_topology("chile", "cologne")
-    stuck = installation.make_package("chile", "stuck.tar", 100_000)
-    stuck.unlink()
-    fifo = stuck
-    subprocess.run(["mkfifo", str(fifo)], check=True)
-    installation.make_package("cologne", "free.tar", 100_000)
-    with installation.running("archive-manager"), installation.running("worker", "--concurrency", "1"):
-        wait_for(
-            lambda: [t for t in installation.transfers() if t["package"] == "free.tar" and t["status"] == "completed"],
-            "the free destination",
-        )
-        refused = wait_for(
-            lambda: [t for t in installation.transfers() if t["package"] == "stuck.tar" and t["status"] == "failed"],
-            "the refusal of a FIFO in place of a package",
-        )
-    assert refused[0]["reason"] == "source_unreadable"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from ccat_data_transfer import service
 from ccat_data_transfer.exceptions import DatabaseError
@@ -90,6 +91,19 @@ def test_no_error_ends_a_service(error: Exception) -> None:
     stop = Clock(2)
     service.run("test", steps(error, False), interval=7, stop=stop)
     assert stop.waits == [1, 7]
+
+
+def test_a_service_says_at_its_start_what_it_works_with() -> None:
+    with structlog.testing.capture_logs() as logs:
+        service.run("test", steps(False), interval=7, stop=Clock(1), broker="redis://h", database="sqlite:///d")
+    assert logs[0] == {
+        "event": "service_started",
+        "log_level": "info",
+        "service": "test",
+        "interval": 7,
+        "broker": "redis://h",
+        "database": "sqlite:///d",
+    }
 
 
 def test_what_asks_the_process_to_end_ends_the_service() -> None:

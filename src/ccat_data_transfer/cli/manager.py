@@ -63,6 +63,6 @@ def _one_pass(site: str | None) -> None:
                 f"the broker did not take {done.unsent} of {done.scheduled} messages; the next pass sends them again"
             )
         if not settings.get().uses_broker:
-            worker.local_workers(stop).drain(manager.archive_ids(site_id))
+            worker.local_workers(stop).drain(manager.archive_ids(site_id, here=True))
     if stop.is_set():
         raise click.exceptions.Exit(INTERRUPTED)

@@ -63,7 +63,7 @@ def worker(site: str | None, location: str | None, concurrency: int | None, unti
 def _archives(site: str | None, location: str | None) -> list[Location]:
     from ccat_data_transfer import queue_discovery
 
-    found = queue_discovery.QueueDiscoveryService().locations(site, location)
+    found = queue_discovery.QueueDiscoveryService().locations(site, location, here=True)
     if not found and location is not None:
         raise UnknownNameError(
             f"there is no active archive '{location}'", remedy="`ccat_data_transfer location list` shows them all"
@@ -105,7 +105,7 @@ def _keep_up(site: str | None, location: str | None, stop: threading.Event) -> N
 
     def step() -> bool:
         # Asked again and again, because archives are declared and removed while this runs.
-        found = queue_discovery.QueueDiscoveryService().locations(site, location)
+        found = queue_discovery.QueueDiscoveryService().locations(site, location, here=True)
         workers.keep_up([each.id for each in found])
         return False
 
