@@ -107,13 +107,13 @@ def _document(
 
 def _read(path: str, stream: BinaryIO) -> Cards:
     """The chosen cards of the primary header, and of the first extension when the primary has no data."""
-    from astropy.io import fits
-
     if path.lower().endswith(".gz"):
         stream = cast("BinaryIO", gzip.GzipFile(fileobj=stream))
     start = io.BytesIO(stream.read(_MOST_BYTES))
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from astropy.io import fits  # here, because already this may warn, of a home without its folders
+
         try:
             primary = fits.Header.fromfile(start)
             if "SIMPLE" not in primary:

@@ -5,7 +5,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE
 
@@ -26,6 +26,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The configured database, which does not exist yet; nor does its folder."""
     url = f"sqlite:///{tmp_path}/new/operations.sqlite"
     monkeypatch.setenv("CCAT_DATA_TRANSFER_DATABASE_URL", url)
+    monkeypatch.setenv("CCAT_DATA_TRANSFER_WORKING_DIRECTORY", f"{tmp_path}/new")
     settings.get.cache_clear()
     yield url
     database.dispose()
@@ -213,10 +214,22 @@ def test_alembic_is_not_imported_when_there_is_nothing_to_do(url: str) -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_a_folder_that_cannot_be_made_is_the_databases_trouble(tmp_path: Path) -> None:
+def test_a_working_directory_that_cannot_be_made_is_the_databases_trouble(
+    tmp_path: Path, configure: Callable[..., None]
+) -> None:
     (tmp_path / "file").touch()
+    configure(working_directory=tmp_path / "file" / "work")
     with pytest.raises(DatabaseError, match="cannot be made"):
-        migrations.upgrade(f"sqlite:///{tmp_path}/file/operations.sqlite")
+        migrations.upgrade(f"sqlite:///{tmp_path}/file/work/operations.sqlite")
+
+
+def test_of_all_folders_only_the_working_directory_is_made(tmp_path: Path, configure: Callable[..., None]) -> None:
+    configure(working_directory=tmp_path / "a" / "work")
+    for folder in ("mistyped", "a/work/inner", "file"):
+        with pytest.raises(DatabaseError, match="there is no folder"):
+            migrations.upgrade(f"sqlite:///{tmp_path}/{folder}/operations.sqlite")
+        assert list(tmp_path.iterdir()) == []
+    assert migrations.upgrade(f"sqlite:///{tmp_path}/a/work/operations.sqlite")
 
 
 def test_a_percent_sign_in_the_path_of_the_package_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:

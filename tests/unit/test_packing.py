@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import tracemalloc
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.skips import needs
 from tests.unprivileged import unprivileged
 
 from ccat_data_transfer import packing
@@ -29,7 +31,7 @@ from ccat_data_transfer.exceptions import (
     InputError,
     SourceChangedError,
 )
-from ccat_data_transfer.packing import candidates, reading, writing
+from ccat_data_transfer.packing import candidates, members, writing
 from ccat_data_transfer.packing.candidates import Candidate, Kind
 
 
@@ -344,7 +346,7 @@ def test_a_tar_is_copied_as_it_is(tmp_path: Path) -> None:
     assert [(member.path, member.size, member.checksum) for member in packed.members] == [("x", 100, None)]
 
 
-@pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar")
+@needs(shutil.which("tar"), "there is no tar")
 def test_gnu_tar_reads_it(tmp_path: Path) -> None:
     make(tmp_path / "obs", {"a": b"1" * 1000, "ü/" + "x" * 200: b"2", "c" * 120: b""})
     (tmp_path / "out.tar").write_bytes(pack(tmp_path / "obs")[0])
@@ -394,7 +396,7 @@ def test_what_is_packed_comes_out_again(tmp_path_factory: pytest.TempPathFactory
 
 
 def test_a_sparse_file_beyond_the_old_limit_of_tar_has_a_header_that_readers_understand() -> None:
-    entry = candidates.Entry("obs/big", 9 << 30, is_folder=False, is_executable=False, signature=())
+    entry = candidates.Entry("obs/big", 9 << 30, is_folder=False, is_executable=False, signature=b"")
     with tarfile.open(fileobj=io.BytesIO(writing._header(entry))) as tar:
         info = tar.next()
     assert info is not None
@@ -480,6 +482,17 @@ def test_a_folder_swapped_for_a_link_is_not_followed(tmp_path: Path) -> None:
 
     with pytest.raises(CCATDataOperationError, match="replaced"):
         packing.write_tar(candidate, Spoiler(2000, swap))
+
+
+def test_a_folder_above_the_data_need_not_be_listed(tmp_path: Path) -> None:
+    make(tmp_path / "home/night", {"a": b"1", "sub/b": b"2"})
+    make_tar(tmp_path / "home/x.tar", {"a": b"1"})
+    with unprivileged(tmp_path):
+        (tmp_path / "home").chmod(0o311)
+        found = packing.plan([tmp_path / "home/night", tmp_path / "home/x.tar"])
+        sizes = [packing.digest_tar(candidate).size for candidate in found]
+        (tmp_path / "home").chmod(0o755)
+    assert sizes == [10240, 10240]
 
 
 def test_what_was_planned_and_is_gone_is_an_error(tmp_path: Path) -> None:
@@ -570,11 +583,64 @@ def test_what_is_no_whole_tar_is_refused(tmp_path: Path, spoil: Callable[[bytes]
     assert caught.value.exit_code == 2
 
 
-def test_a_zstandard_tar_has_unknown_members(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar.zst"
-    path.write_bytes(b"\x28\xb5\x2f\xfd" + b"whatever")
-    assert packing.inspect_tar(path) == ()
+def block(data: bytes, *, kind: int = 0, last: bool = True) -> bytes:
+    return (len(data) << 3 | kind << 1 | last).to_bytes(3, "little") + data
+
+
+# Of RFC 8878: a window and no content size; one segment with a dictionary; a checksum; a run; and what is skipped.
+FRAMES = [
+    b"\x28\xb5\x2f\xfd\x00\x58" + block(b"abc", last=False) + block(b""),
+    b"\x28\xb5\x2f\xfd\x62\x01\x02\x03\x00" + block(b"abc", kind=2),
+    b"\x28\xb5\x2f\xfd\xe4" + (3).to_bytes(8, "little") + block(b"abc") + b"sum4",
+    b"\x28\xb5\x2f\xfd\x20\x09" + (9 << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"x",
+    b"\x5f\x2a\x4d\x18\x02\x00\x00\x00ab" + b"\x28\xb5\x2f\xfd\x20\x00" + block(b""),
+]
+
+
+@pytest.mark.parametrize("data", [*FRAMES, b"".join(FRAMES)])
+def test_a_zstandard_tar_that_is_whole_has_unknown_members_and_says_so(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.tar.ZST"
+    path.write_bytes(data)
+    found = packing.inspect_tar(path)
+    assert len(found) == 0
+    assert found.notes == ["its content was not looked at: Zstandard is only checked to be whole"]
     assert list(packing.open_members(path, lambda _: True)) == []
+    with path.open("rb") as file:
+        assert packing.inspect_tar(file.fileno(), path=path).notes
+
+
+@pytest.mark.parametrize("data", FRAMES)
+def test_a_zstandard_tar_cut_anywhere_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.tar.zst"
+    for length in range(4, len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(InputError, match=r"truncated at byte|has no frame with data"):
+            packing.inspect_tar(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (FRAMES[0] + b"rubbish", "damaged at byte 15: no frame begins there"),
+        (FRAMES[0][:4] + b"\x08" + FRAMES[0][5:], "damaged at byte 4: a frame has a reserved flag"),
+        (FRAMES[0][:6] + b"\x07\x00\x00", "damaged at byte 6: a block has an impossible header"),
+        (FRAMES[0][:6] + b"\xff\xff\xfb", "damaged at byte 6: a block has an impossible header"),
+        (b"\x50\x2a\x4d\x18" + bytes(4), "damaged at byte 0: it has no frame with data"),
+    ],
+)
+def test_what_is_no_frame_of_zstandard_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
+    path = tmp_path / "a.tar.zst"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=words):
+        packing.inspect_tar(path)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "zst.tar"])
+def test_zstandard_under_another_name_is_no_tar(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(FRAMES[0])
+    with pytest.raises(InputError, match="not a tar but compressed with Zstandard") as refused:
+        packing.inspect_tar(tmp_path / name)
+    assert ".tar.zst" in refused.value.remedy
 
 
 def test_a_missing_tar_is_a_bad_source(tmp_path: Path) -> None:
@@ -586,7 +652,11 @@ def test_hostile_names_in_a_tar_are_listed_so_that_a_database_takes_them(tmp_pat
     long = "/".join(["x" * 200] * 20)
     names = ["../up", "/abs", "new\nline", "bad\udcff", long + "/1", long + "/2"]
     path = make_tar(tmp_path / "a.tar", dict.fromkeys(names, b""))
-    found = [member.path for member in packing.inspect_tar(path)]
+    inspected = packing.inspect_tar(path)
+    assert inspected.notes == [
+        "it has 2 members whose paths lead out of the folder where it is unpacked, the first '../up'"
+    ]
+    found = [member.path for member in inspected]
     assert found[:4] == ["../up", "/abs", "new\nline", "bad\\xff"]
     assert len(set(found)) == len(names)
     assert all(len(name.encode()) <= 2000 for name in found)
@@ -606,10 +676,52 @@ def test_links_folders_and_updates_in_a_tar(tmp_path: Path) -> None:
     assert [(member.path, member.size) for member in packing.inspect_tar(path)] == [("f", 7), ("hard", 7)]
 
 
+def test_a_lone_member_that_leads_out_is_told_and_harmless_dots_are_not(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "a.tar", {"/etc/pass\nwd": b"", "a..b": b"", "..c/d": b""})
+    assert packing.inspect_tar(path).notes == [
+        "it has 1 member whose path leads out of the folder where it is unpacked, the first '/etc/pass\\nwd'"
+    ]
+
+
+def test_a_hard_link_means_the_file_as_it_was_then(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, kind, size in (
+            ("f", tarfile.REGTYPE, 5),
+            ("l", tarfile.LNKTYPE, 0),
+            ("f", tarfile.REGTYPE, 7),
+            ("x", tarfile.LNKTYPE, 0),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.size, info.linkname = kind, size, "f" if name == "l" else "nothing"
+            tar.addfile(info, io.BytesIO(bytes(size)))
+    assert [(member.path, member.size) for member in packing.inspect_tar(path)] == [("f", 7), ("l", 5)]
+
+
+def test_very_many_members_take_few_bytes_each() -> None:
+    tracemalloc.start()
+    try:
+        found = members.Members((f"night/observation/frame-{n:06}.fits", n, float(n)) for n in range(50_000))
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 50_000
+    assert (found[-1].path, found[49_999].size) == ("night/observation/frame-049999.fits", 49_999)
+    assert found[1:3] == (found[1], found[2])
+    assert now < 100 * 50_000
+    assert peak < 150 * 50_000
+
+
+def test_paths_whose_hashes_are_the_same_stay_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "hash", lambda _path: 7, raising=False)
+    found = members.Members([("a", 1, 0.0), ("b", 2, 0.0), ("a", 3, 0.0), ("c", 4, 0.0)])
+    assert [(member.path, member.size) for member in found] == [("a", 3), ("b", 2), ("c", 4)]
+
+
 def test_impossible_times_are_not_known() -> None:
-    assert reading.moment(1e20) is None
-    assert reading.moment(float("nan")) is None
-    assert reading.moment(-1.0) is not None
+    assert members.moment(1e20) is None
+    assert members.moment(float("nan")) is None
+    assert members.moment(-1.0) is not None
 
 
 def test_forged_headers_neither_hang_nor_fill_the_memory(tmp_path: Path) -> None:

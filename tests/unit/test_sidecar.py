@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.skips import needs
 
 from ccat_data_transfer import sidecar
 from ccat_data_transfer.checksums import Checksum, Digests
@@ -121,7 +122,7 @@ def test_no_document_makes_the_question_fail(document: bytes) -> None:
     assert sidecar.vouches_for(document, "obs-0421.tar", digests()) is False
 
 
-@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs coreutils")
+@needs(shutil.which("sha256sum"), "needs coreutils")
 @pytest.mark.parametrize(("stored", "code"), [(BYTES, 0), (b"other bytes", 1)])
 def test_a_manifest_is_one_that_sha256sum_can_check(tmp_path: Path, stored: bytes, code: int) -> None:
     name = "obs 0421 ü.tar"

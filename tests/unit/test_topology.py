@@ -204,6 +204,29 @@ def test_a_file_that_cannot_be_read_is_the_callers_fault(tmp_path: Path) -> None
             topology.load(path)
 
 
+@pytest.mark.timeout(20)
+def test_what_never_ends_or_never_begins_is_no_topology_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match="is not a regular file"):
+            topology.load(path)
+    (tmp_path / "large").write_bytes(b"#" * ((1 << 20) + 1))
+    with pytest.raises(InputError, match="larger than 1048576 bytes"):
+        topology.load(tmp_path / "large")
+    with pytest.raises(InputError, match="cannot be read"):
+        topology.load(Path("\0"))
+
+
+def test_a_pipe_that_was_given_is_read(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with open(writer, "w") as file:
+        file.write(HEAD + disk())
+    try:
+        assert [site.short_name for site in topology.load(Path(f"/dev/fd/{reader}")).sites] == ["cologne"]
+    finally:
+        os.close(reader)
+
+
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(HEAD.replace("Cologne", "Köln").encode("latin-1"))
     with pytest.raises(TopologyError, match="not UTF-8"):
@@ -498,6 +521,28 @@ def test_the_local_topology_is_made_once_and_found_again(tmp_path: Path) -> None
         "local/archive-1": 0,
     }
     assert len(rows()) == 3
+    assert {made.inputs.location_type, made.packed.location_type} == {LocationType.SOURCE}
+
+
+def test_the_buffers_of_an_earlier_version_become_sources_under_their_copies(tmp_path: Path) -> None:
+    before = topology.ensure_local(working_directory=tmp_path / "work", destinations=[])
+    with database.session_scope() as session:
+        for name in ("inputs", "packed"):
+            topology.find_location(session, f"local/{name}").location_type = LocationType.BUFFER
+        topology.find_site(session, "local").seen_topology = "as it was"
+        factories.make_location(session, "/data/inputs", site=topology.find_site(session, "local"), name="other")
+    hold("local/inputs")
+    (tmp_path / "work").rename(tmp_path / "moved")
+    after = topology.ensure_local(working_directory=tmp_path / "moved", destinations=[])
+    assert [after.inputs.id, after.packed.id] == [before.inputs.id, before.packed.id]
+    kinds = {name: row.location_type for name, row in rows().items()}
+    assert kinds == {
+        "local/inputs": LocationType.SOURCE,
+        "local/packed": LocationType.SOURCE,
+        "local/other": LocationType.BUFFER,
+    }
+    with database.session_scope() as session:
+        assert topology.find_site(session, "local").seen_topology == ""
 
 
 def test_the_local_topology_can_be_shown_and_declared(tmp_path: Path) -> None:
@@ -617,6 +662,23 @@ def test_an_archive_inside_an_earlier_one_is_refused(tmp_path: Path, first: str,
     with pytest.raises(TopologyError, match="inside one another"):
         topology.ensure_local(working_directory=tmp_path / "work", destinations=[tmp_path / second])
     assert not (tmp_path / second / ".ccat_data_transfer.json").exists()
+
+
+@pytest.mark.parametrize("destination", ["outer/buffer", "outer/buffer/inner", "outer"])
+def test_an_archive_inside_a_declared_buffer_is_refused(tmp_path: Path, destination: str) -> None:
+    (tmp_path / "outer" / "buffer" / "inner").mkdir(parents=True)
+    with database.session_scope() as session:
+        factories.make_location(session, tmp_path / "outer" / "buffer")
+    with pytest.raises(TopologyError, match=r"data location 'cologne/buffer' at .* lie inside one another"):
+        topology.ensure_local(working_directory=tmp_path / "work", destinations=[tmp_path / destination])
+    assert not (tmp_path / destination / volume.SENTINEL).exists()
+
+
+def test_a_buffer_of_another_machine_is_not_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "lta").mkdir()
+    with database.session_scope() as session:
+        factories.make_location(session, tmp_path).host = "elsewhere.example"
+    assert topology.ensure_local(working_directory=tmp_path / "work", destinations=[tmp_path / "lta"]).destinations
 
 
 def test_an_archive_that_was_off_for_a_moment_has_its_packages_looked_at_again(root: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from ccat_data_transfer import database, models
+from ccat_data_transfer import database, models, settings
 from ccat_data_transfer.exceptions import DatabaseError, DatabaseSchemaError
 
 if TYPE_CHECKING:
@@ -67,13 +67,26 @@ def config(connection: Connection | None = None) -> "Config":
 
 
 def _make_directory(engine: Engine) -> None:
-    """Make the folder of an SQLite file, which SQLite itself does not."""
+    """Make the working directory when the SQLite file lies in it; any other folder must be there.
+
+    A database whose URL is mistyped would otherwise come back empty in a folder that nobody wanted.
+    """
     file = engine.url.database
-    if engine.dialect.name == "sqlite" and file and not file.startswith((":memory:", "file:")):
-        try:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DatabaseError(f"the folder of database '{file}' cannot be made: {error.strerror}") from error
+    if engine.dialect.name != "sqlite" or not file or file.startswith((":memory:", "file:")):
+        return
+    folder, working_directory = Path(file).absolute().parent, settings.get().working_directory
+    try:
+        if folder == working_directory:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        is_there = folder.is_dir()
+    except OSError as error:
+        raise DatabaseError(f"the folder of database '{file}' cannot be made: {error.strerror}") from error
+    if not is_there:
+        raise DatabaseError(
+            f"there is no folder '{folder}' for database '{file}'",
+            remedy="make the folder, or correct CCAT_DATA_TRANSFER_DATABASE_URL",
+        )
 
 
 def _upgrade(connection: Connection) -> bool:

@@ -3,7 +3,7 @@
 Writes packages, their files and their physical copies; never an operation, never a package's state.
 """
 
-from ccat_data_transfer.packages.intake import Registration, register
+from ccat_data_transfer.packages.intake import Registration, plan, register
 from ccat_data_transfer.packages.queries import CopyView, PackageDetail, PackageView, get, list_packages, show
 from ccat_data_transfer.packages.records import Registered
 
@@ -15,6 +15,7 @@ __all__ = [
     "Registration",
     "get",
     "list_packages",
+    "plan",
     "register",
     "show",
 ]

@@ -4,18 +4,20 @@ All input and output of registering is here, none of the database. Bytes appear 
 and under a name that was free, or not at all.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ccat_data_transfer import fits_headers, names, packing, storage
-from ccat_data_transfer.checksums import DEFAULT_ALGORITHM, Checksum
+from ccat_data_transfer.checksums import DEFAULT_ALGORITHM, Checksum, Digests
 from ccat_data_transfer.exceptions import (
     BadNameError,
     ChecksumVerificationError,
     ConfigurationError,
+    DataCorruptionError,
     InputError,
     SourceChangedError,
     SourceMissingError,
@@ -26,7 +28,7 @@ from ccat_data_transfer.packages.records import Found, Known, Registered
 from ccat_data_transfer.packing import Candidate, Kind, Packed
 from ccat_data_transfer.storage import errnos, incoming, paths, volume
 
-TOKEN = "register"  # noqa: S105 - names whose temporaries they are, opens nothing
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Job:
     given: Mapping[str, Checksum]
     reads_headers: bool
     on_progress: packing.Progress
+    token: str
     notes: set[str] = field(default_factory=set)
 
 
@@ -92,6 +95,7 @@ def _in_place(candidate: Candidate, key: str, known: Known | None, job: Job) -> 
     if after is None or after.identity != before.identity:
         raise SourceChangedError(f"'{names.shown(str(candidate.path))}' changed while it was read")
     _check(candidate, packed, known, job)
+    packed = replace(packed, fingerprint="")  # it is known again by itself
     identity = before.identity
     copy = known.copies.get(job.tars_at.id) if known else None
     if copy is not None and copy.path != key and copy.is_present and copy.identity and place.stat(copy.path):
@@ -104,7 +108,7 @@ def _brought(candidate: Candidate, known: Known | None, job: Job) -> Found | Reg
     place, key = storage.open_storage(job.packs_at), candidate.name
     there = place.stat(key)
     is_intact = known is not None and there and _is_intact(known, job, job.packs_at, key, there.identity)
-    if known is not None and is_intact and known.fingerprint == candidate.fingerprint and candidate.members:
+    if known is not None and is_intact and known.fingerprint == candidate.fingerprint:
         return _unchanged(known)
     packed, copied = None, False
     if there is None:
@@ -116,7 +120,7 @@ def _brought(candidate: Candidate, known: Known | None, job: Job) -> Found | Reg
         )
         _check(candidate, packed, known, job)
         if not is_intact:
-            _compare(candidate, packed, job)
+            _compare(candidate, packed, known, job)
     if there is None or packed is None:
         raise SourceChangedError(f"package '{key}' was removed from '{job.packs_at}' while it was registered")
     return _found(candidate, packed, known, job, job.packs_at, key, there.identity, copied=copied)
@@ -161,17 +165,36 @@ def _check(candidate: Candidate, packed: Packed, known: Known | None, job: Job) 
         raise error
 
 
-def _compare(candidate: Candidate, packed: Packed, job: Job) -> None:
-    """Raise `InputError` unless the file that already has the name in the buffer is made of the same bytes."""
+def _compare(candidate: Candidate, packed: Packed, known: Known | None, job: Job) -> None:
+    """Raise unless the file that already has the name in the buffer is made of the same bytes.
+
+    `DataCorruptionError` when it is a copy that was whole when it was recorded, `InputError` when it is anything else.
+    """
     path = Path(root_of(job.packs_at), candidate.name)
-    existing = packing.digest_tar(Candidate(candidate.name, path, Kind.TAR, 0))
-    theirs, ours = existing.checksums[DEFAULT_ALGORITHM], packed.checksums[DEFAULT_ALGORITHM]
-    if theirs != ours:
-        raise InputError(
-            f"'{names.shown(str(path))}' is in the way: it holds {theirs}, and '{names.shown(str(candidate.path))}' "
-            f"gives {ours}",
-            remedy="find out which of the two is right; give other data another name",
+    theirs, ours = _digest(job.packs_at, candidate.name), packed.checksums[DEFAULT_ALGORITHM]
+    if theirs == ours:
+        return
+    shown = f"'{names.shown(str(path))}'"
+    copy = known.copies.get(job.packs_at.id) if known is not None else None
+    if copy is not None and copy.is_present and copy.path == candidate.name:
+        raise DataCorruptionError(
+            f"the copy {shown} of package '{names.shown(candidate.name)}' is damaged: it was recorded with {ours} and "
+            f"holds {theirs}; '{names.shown(str(candidate.path))}' is as it was",
+            remedy="see the disk of the copy; move the copy away and run the same again, and it is made anew",
         )
+    raise InputError(
+        f"{shown} is in the way: it holds {theirs}, and '{names.shown(str(candidate.path))}' gives {ours}",
+        remedy="find out which of the two is right; give other data another name",
+    )
+
+
+def _digest(location: Location, key: str) -> Checksum:
+    """The checksum of a file, whatever it holds: it need not be a tar any more."""
+    digests, buffer = Digests(), memoryview(bytearray(_CHUNK_BYTES))
+    with contextlib.closing(storage.open_storage(location).open(key)) as reader:
+        while got := reader.readinto(buffer):
+            digests.update(buffer[:got])
+    return digests.result()[DEFAULT_ALGORITHM]
 
 
 def _publish(candidate: Candidate, known: Known | None, job: Job) -> tuple[Packed, bool]:
@@ -180,7 +203,7 @@ def _publish(candidate: Candidate, known: Known | None, job: Job) -> tuple[Packe
     with volume.Root(location) as root:
         root.check_mark()
         root.check_room(candidate.size_bytes)
-        with incoming.Temporary(root, TOKEN, 0) as temporary:
+        with incoming.Temporary(root, job.token, 0) as temporary:
             packed = packing.write_tar(
                 candidate, temporary, algorithms=_algorithms(known, job, candidate), on_progress=job.on_progress
             )
@@ -205,11 +228,19 @@ def _found(
     copied: bool,
 ) -> Found:
     checksum = job.given.get(candidate.name, packed.checksums[DEFAULT_ALGORITHM])
-    metadata: Mapping[str, Any] = {}
-    if known is None and job.reads_headers and any(fits_headers.is_fits(file.path) for file in packed.members):
+    notes = packed.members.notes
+    job.notes.update(f"package '{names.shown(candidate.name)}': {note}" for note in notes)
+    metadata = _metadata(candidate, packed, job, Path(root_of(location), key)) if known is None else {}
+    return Found(candidate.name, str(candidate.path), packed, checksum, location.id, key, identity, copied, metadata)
+
+
+def _metadata(candidate: Candidate, packed: Packed, job: Job, path: Path) -> dict[str, Any]:
+    """What is to be said of a new package."""
+    found: dict[str, Any] = {}
+    if job.reads_headers and any(map(fits_headers.is_fits, packed.members.paths())):
         if not fits_headers.is_available():
             job.notes.add(fits_headers.NOT_READ)
-        path = Path(root_of(location), key)
         size = packed.size if candidate.name.endswith(".tar") else None
-        metadata = fits_headers.describe(packing.open_members(path, fits_headers.is_fits), package_bytes=size)
-    return Found(candidate.name, str(candidate.path), packed, checksum, location.id, key, identity, copied, metadata)
+        found = fits_headers.describe(packing.open_members(path, fits_headers.is_fits), package_bytes=size)
+    notes = [*found.get("notes", ()), *packed.members.notes]
+    return found | ({"notes": notes} if notes else {})

@@ -57,7 +57,7 @@ class PackageDetail:
 def get(session: Session, name_or_id: str | int) -> RawDataPackage:
     """The package of that name, of that name without its `.tar`, or of that id; else `UnknownNameError`."""
     text = str(name_or_id)
-    wanted = [] if isinstance(name_or_id, int) else [text, f"{text}.tar"]
+    wanted = [] if isinstance(name_or_id, int) or not _is_storable(text) else [text, f"{text}.tar"]
     found = {
         package.name: package
         for package in session.scalars(sa.select(RawDataPackage).where(RawDataPackage.name.in_(wanted)))
@@ -120,11 +120,18 @@ def show(session: Session, name_or_id: str | int, *, file_limit: int = _DETAIL_F
     return PackageDetail(view, tuple(FileEntry(*row) for row in rows), count, document)
 
 
+def _is_storable(text: str) -> bool:
+    """Whether a database could hold it at all: arguments may be any bytes."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def _site_id(session: Session, site: str) -> int:
     table = models.Site
-    rows = session.execute(
-        sa.select(table.id, table.short_name).where(sa.or_(table.short_name == site, table.name == site))
-    )
+    is_called = sa.or_(table.short_name == site, table.name == site) if _is_storable(site) else sa.false()
+    rows = session.execute(sa.select(table.id, table.short_name).where(is_called))
     by_name = sorted(rows, key=lambda row: row.short_name != site)
     if not by_name:
         raise UnknownNameError(

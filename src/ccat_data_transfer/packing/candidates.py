@@ -7,6 +7,7 @@ and folders are taken, and no link is followed below what the user named.
 import hashlib
 import os
 import stat
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,8 @@ from pathlib import Path
 from ccat_data_transfer import names
 from ccat_data_transfer.exceptions import BadNameError, CCATDataOperationError, InputError
 from ccat_data_transfer.packing import reading
+
+_SIGNATURE = struct.Struct("=QQqqq")
 
 AnyPath = str | os.PathLike[str]
 
@@ -42,12 +45,12 @@ class Entry:
     size: int
     is_folder: bool
     is_executable: bool
-    signature: tuple[int, ...]
+    signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What will become one package. `size_bytes` is what must be read; `members` is empty for a tar.
+    """What will become one package. `size_bytes` is what must be read; of a tar, `members` is the tar itself.
 
     `leaves_tars` says that the tars directly in the folder are packages of their own; `skip` is passed over.
     """
@@ -152,11 +155,11 @@ def _candidates(given: str, skip: frozenset[str], faults: _Faults) -> Iterator[C
 def _from_file(path: Path, info: os.stat_result) -> Candidate:
     if not reading.is_tar(path.name):
         names.check_member_path(path.name)
-        return Candidate(f"{path.name}.tar", path, Kind.FILE, info.st_size, (_entry(path.name, info),))
+        return Candidate(f"{path.name}.tar", path, Kind.FILE, info.st_size, (entry(path.name, info),))
     if info.st_size == 0:
         shown = names.shown(str(path))
         raise InputError(f"'{shown}' is an empty file, not a tar", remedy="make the tar again")
-    return Candidate(path.name, path, Kind.TAR, info.st_size)
+    return Candidate(path.name, path, Kind.TAR, info.st_size, (entry(path.name, info),))
 
 
 def _from_folder(path: Path, skip: frozenset[str], faults: _Faults) -> Iterator[Candidate]:
@@ -237,23 +240,24 @@ def _unreadable(path: str, error: Exception) -> InputError:
     return InputError(f"'{shown}' cannot be read: {text}", remedy="correct it, or let this user read it")
 
 
-def _entry(path: str, info: os.stat_result) -> Entry:
+def entry(path: str, info: os.stat_result) -> Entry:
+    """What is known of a file or folder that will be `path` inside the package."""
     if stat.S_ISDIR(info.st_mode):
-        return Entry(path, 0, is_folder=True, is_executable=True, signature=())
+        return Entry(path, 0, is_folder=True, is_executable=True, signature=b"")
     executable = bool(info.st_mode & stat.S_IXUSR)
     return Entry(path, info.st_size, is_folder=False, is_executable=executable, signature=signature(info))
 
 
-def signature(info: os.stat_result) -> tuple[int, ...]:
-    """What changes whenever the bytes of a file may have."""
-    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+def signature(info: os.stat_result) -> bytes:
+    """What changes whenever the bytes of a file may have; packed, because there may be very many."""
+    return _SIGNATURE.pack(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def _entries(folder: Path, skip: frozenset[str], faults: _Faults, *, leaves_tars: bool) -> tuple[Entry, ...]:
     """The folder and all below it, in the order of the tar."""
     top = str(folder)
     strip = len(top) - len(folder.name)
-    found, waiting = [Entry(folder.name, 0, is_folder=True, is_executable=True, signature=())], [top]
+    found, waiting = [Entry(folder.name, 0, is_folder=True, is_executable=True, signature=b"")], [top]
     while waiting:
         place = waiting.pop()
         for below, info in _listing(place, skip, faults):
@@ -261,7 +265,7 @@ def _entries(folder: Path, skip: frozenset[str], faults: _Faults, *, leaves_tars
                 waiting.append(below)
             elif leaves_tars and place == top and reading.is_tar(below):
                 continue
-            found.append(_entry(below[strip:], info))
+            found.append(entry(below[strip:], info))
     return tuple(sorted(found, key=lambda entry: os.fsencode(entry.path)))
 
 
@@ -308,7 +312,7 @@ def entries(candidate: Candidate) -> tuple[Entry, ...]:
     faults = _Faults()
     if candidate.kind is Kind.FILE:
         try:
-            return (_entry(candidate.path.name, os.lstat(candidate.path)),)
+            return (entry(candidate.path.name, os.lstat(candidate.path)),)
         except OSError as error:
             raise _unreadable(str(candidate.path), error) from error
     found = _entries(candidate.path, candidate.skip, faults, leaves_tars=candidate.leaves_tars)

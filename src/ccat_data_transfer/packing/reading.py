@@ -13,13 +13,13 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from ccat_data_transfer import names
 from ccat_data_transfer.exceptions import BadSourceError, InputError
-from ccat_data_transfer.sidecar import FileEntry
+from ccat_data_transfer.packing import zstandard
+from ccat_data_transfer.packing.members import Members
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 
@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 _LONGEST_HEADER = 16 << 20
 # An index of PostgreSQL holds entries of up to 2704 bytes.
 _LONGEST_PATH_BYTES = 2000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LARGEST_SIZE = 1 << 62
 _NOT_A_TAR = (
     tarfile.TarError,
     EOFError,
@@ -47,33 +47,38 @@ def is_tar(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def moment(seconds: float) -> datetime | None:
-    """A time of change as a file system or a tar gives it; None when no calendar has it."""
-    try:
-        return _EPOCH + timedelta(seconds=seconds)
-    except (OverflowError, ValueError):
-        return None
-
-
-def inspect_tar(source: Path | int, *, path: Path | None = None) -> tuple[FileEntry, ...]:
+def inspect_tar(source: Path | int, *, path: Path | None = None) -> Members:
     """The files inside a tar, given by path or by open descriptor, without their checksums.
 
     `path` is how messages call what is given by descriptor.
 
     Raises `InputError` for what is no tar, is cut short or damaged. Data of uncompressed tars is not read;
-    gzip, bzip2 and xz are read to their end, which proves their own checks; of Zstandard nothing is known and
-    the list is empty. A path that no database could hold is escaped, or cut and marked with its digest; of a
-    file that is there twice the last one counts, as when unpacking.
+    gzip, bzip2 and xz are read to their end, which proves their own checks; of Zstandard the frames are checked to
+    be whole, and nothing is known of the files. A path that no database could hold is escaped, or cut and marked
+    with its digest; of a file that is there twice the last one counts, as when unpacking.
     """
-    found: dict[str, FileEntry] = {}
-    for member in _walk(source, path):
-        if member.isreg():
-            path_inside = _storable(member.name)
-            found[path_inside] = FileEntry(path_inside, member.size, None, moment(member.mtime))
-        elif member.islnk() and (target := found.get(_storable(member.linkname))):
-            path_inside = _storable(member.name)
-            found[path_inside] = FileEntry(path_inside, target.size, None, target.modified_at)
-    return tuple(found.values())
+    found = Members()
+    unsafe, first = 0, ""
+    with _opened(source, path) as (shown, file):
+        if file is None:
+            found.notes.append("its content was not looked at: Zstandard is only checked to be whole")
+            return found
+        for _tar, member in _members(file, shown):
+            if _leads_out(member.name):
+                unsafe, first = unsafe + 1, first or member.name
+            if member.isreg():
+                found.add(_storable(member.name), member.size, member.mtime)
+            elif member.islnk():
+                found.add_link(_storable(member.name), _storable(member.linkname))
+    if unsafe:
+        count = "1 member whose path leads" if unsafe == 1 else f"{unsafe} members whose paths lead"
+        found.notes.append(f"it has {count} out of the folder where it is unpacked, the first '{names.shown(first)}'")
+    return found
+
+
+def _leads_out(path: str) -> bool:
+    """Whether unpacking it plainly would write outside the folder."""
+    return path.startswith("/") or ".." in path.split("/")
 
 
 def open_members(source: Path | int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, BinaryIO]]:
@@ -89,13 +94,6 @@ def open_members(source: Path | int, wanted: Callable[[str], bool]) -> Iterator[
                 content = tar.extractfile(member)
                 if content is not None:
                     yield _storable(member.name), cast("BinaryIO", content)
-
-
-def _walk(source: Path | int, path: Path | None) -> Iterator[tarfile.TarInfo]:
-    with _opened(source, path) as (shown, file):
-        if file is not None:
-            for _tar, member in _members(file, shown):
-                yield member
 
 
 class _Forward:
@@ -154,14 +152,30 @@ def _opened(source: Path | int, path: Path | None = None) -> Iterator[tuple[str,
             file.seek(0)
             if not start:
                 raise InputError(f"{shown} is an empty file, not a tar", remedy=_REMEDY)
-            yield shown, _decompressed(file, start)
+            if zstandard.begins(start):
+                _check_zstandard(file, shown, is_named_so=Path(path or str(source)).name.lower().endswith(".tar.zst"))
+                yield shown, None
+            else:
+                yield shown, _decompressed(file, start)
     except OSError as error:
         raise BadSourceError(f"{shown} cannot be read: {error.strerror or error}") from error
 
 
-def _decompressed(file: BinaryIO, start: bytes) -> _Forward | None:
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
-        return None  # this Python cannot read Zstandard
+def _check_zstandard(file: BinaryIO, shown: str, *, is_named_so: bool) -> None:
+    """Raise `InputError` unless the file is whole and named for what it is."""
+    if not is_named_so:
+        raise InputError(
+            f"{shown} is not a tar but compressed with Zstandard",
+            remedy="if it is a compressed tar, give it a name that ends in '.tar.zst'",
+        )
+    try:
+        zstandard.check(file.fileno())
+    except zstandard.BadFrameError as error:
+        what = "truncated" if error.is_cut else "damaged"
+        raise InputError(f"{shown} is {what} at byte {error.offset}: {error}", remedy=_REMEDY) from error
+
+
+def _decompressed(file: BinaryIO, start: bytes) -> _Forward:
     if start.startswith(b"\x1f\x8b"):
         return _Forward(cast("IO[bytes]", gzip.GzipFile(fileobj=file)), compressed=True)
     if start.startswith(b"BZh") and start[4:] == bytes.fromhex("314159265359"):
@@ -180,8 +194,8 @@ def _members(file: _Forward, shown: str) -> Iterator[tuple[tarfile.TarFile, tarf
         while member := tar.next():
             empty = False
             tar.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
-            if tar.offset < member.offset_data:
-                raise ValueError("a header claims a negative size")
+            if tar.offset < member.offset_data or member.size > _LARGEST_SIZE:
+                raise ValueError("a header claims an impossible size")
             yield tar, member
         _check_end(file, tar.offset, shown)
     except _NOT_A_TAR as error:

@@ -19,11 +19,13 @@ from ccat_data_transfer.checksums import Checksum
 from ccat_data_transfer.exceptions import BadSourceError, SourceChangedError
 from ccat_data_transfer.packing import candidates, reading
 from ccat_data_transfer.packing.candidates import Candidate, Entry
-from ccat_data_transfer.sidecar import FileEntry
+from ccat_data_transfer.packing.members import Members
 
 Progress = Callable[[int], None]
 
 _CHUNK = 1 << 20
+# Folders are passed through: those above the data may be listed by nobody. macOS has no O_PATH.
+_SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_FOLLOW = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -33,7 +35,7 @@ class Packed:
 
     size: int
     checksums: Mapping[str, Checksum]
-    members: tuple[FileEntry, ...]
+    members: Members
     fingerprint: str
 
 
@@ -65,8 +67,8 @@ class _Tee:
     def pad(self, unit: int) -> None:
         self.write(memoryview(bytes(-self.size % unit)))
 
-    def packed(self, members: Iterable[FileEntry], mark: str) -> Packed:
-        return Packed(self.size, self._digests.result(), tuple(members), mark)
+    def packed(self, members: Members, mark: str) -> Packed:
+        return Packed(self.size, self._digests.result(), members, mark)
 
 
 def write_tar(
@@ -87,14 +89,15 @@ def write_tar(
     if candidate.kind is candidates.Kind.TAR:
         return _copy_tar(candidate, tee, on_progress)
     entries = candidates.entries(candidate)
-    members = []
+    members = Members()
     with _folder(candidate.path.parent) as root:
         buffer = memoryview(bytearray(_CHUNK))
         for entry in entries:
             if entry.is_folder:
                 tee.write(memoryview(_header(entry)))
             else:
-                members.append(_write_member(root, candidate, entry, tee, buffer, on_progress))
+                checksum, time = _write_member(root, candidate, entry, tee, buffer, on_progress)
+                members.add(entry.path, entry.size, time, checksum)
     tee.write(memoryview(bytes(2 * tarfile.BLOCKSIZE)))
     tee.pad(tarfile.RECORDSIZE)
     _check_same(candidate, entries, candidates.entries(candidate))
@@ -129,7 +132,7 @@ def _copy_tar(candidate: Candidate, tee: _Tee, on_progress: Progress) -> Packed:
         _check_unchanged(descriptor, before, path)
         members = reading.inspect_tar(descriptor, path=path)
         _check_unchanged(descriptor, before, path)
-    return tee.packed(members, "")
+    return tee.packed(members, candidates.fingerprint([candidates.entry(path.name, before)]))
 
 
 def _header(entry: Entry) -> bytes:
@@ -142,7 +145,8 @@ def _header(entry: Entry) -> bytes:
 
 def _write_member(
     root: int, candidate: Candidate, entry: Entry, tee: _Tee, buffer: memoryview, on_progress: Progress
-) -> FileEntry:
+) -> tuple[Checksum, float]:
+    """Write one file; its checksum and its time of change."""
     path = candidate.path.parent / entry.path
     with _file(root, path, entry.path) as descriptor:
         info = os.fstat(descriptor)
@@ -154,7 +158,7 @@ def _write_member(
         _check_unchanged(descriptor, info, path)
     tee.pad(tarfile.BLOCKSIZE)
     (checksum,) = digests.result().values()
-    return FileEntry(entry.path, entry.size, str(checksum), reading.moment(info.st_mtime))
+    return checksum, info.st_mtime
 
 
 def _read(
@@ -201,7 +205,7 @@ def _reading(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[int]:
     with _reading(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(path, _SEARCH)
     try:
         yield descriptor
     finally:
@@ -213,7 +217,7 @@ def _file(root: int, path: Path, below: str) -> Iterator[int]:
     """A regular file `below` the open folder `root`, reached without following any link."""
     descriptor = -1
     *above, name = below.split("/")
-    steps = [*((folder, _NO_FOLLOW | os.O_DIRECTORY) for folder in above), (name, _NO_FOLLOW)]
+    steps = [*((folder, _SEARCH | os.O_NOFOLLOW) for folder in above), (name, _NO_FOLLOW)]
     try:
         for step, flags in steps:
             holder = descriptor

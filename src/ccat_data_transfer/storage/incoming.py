@@ -192,6 +192,21 @@ def _leaving(directory_fd: int, name: str) -> Leaving | None:
     return Leaving(match[1], found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
 
+def names_of(root: Root, wanted: os.stat_result) -> int:
+    """How many temporary names a file has; raises `OSError`."""
+    try:
+        folder = paths.Folders(root.fd, [DIRECTORY], listing=True)
+    except (FileNotFoundError, paths.ObstacleError):
+        return 0
+    count = 0
+    with folder:
+        for name in os.listdir(folder.holder_fd):
+            if _NAME.fullmatch(name):
+                with contextlib.suppress(FileNotFoundError):
+                    count += os.path.samestat(paths.lstat(folder.holder_fd, name), wanted)
+    return count
+
+
 def try_file(root: Root) -> int:
     """A new nameless file in the root, after one could be made among the temporaries too; gone when closed."""
     try:

@@ -24,7 +24,7 @@ from ccat_data_transfer.exceptions import (
 from ccat_data_transfer.locations import Location
 from ccat_data_transfer.names import shown
 from ccat_data_transfer.states import Evidence, PauseReason
-from ccat_data_transfer.storage import copying, errnos, incoming, medium, paths, volume
+from ccat_data_transfer.storage import adopting, copying, errnos, incoming, medium, paths, volume
 from ccat_data_transfer.storage.base import (
     Health,
     Leaving,
@@ -48,9 +48,9 @@ class PosixStorage(Storage):
         path = location.options.get("path", "")
         if not path.startswith("/") or "\0" in path:
             raise ConfigurationError(f"data location '{location}' needs an absolute 'path', not '{shown(path)}'")
-        host = location.options.get("host")
         here = platform.node()
-        if host and host not in {"localhost", here, here.partition(".")[0]}:
+        if not location.is_on_this_host(here):
+            host = location.options["host"]
             raise ConfigurationError(
                 f"data location '{location}' is a directory of host '{shown(host)}', not of '{shown(here)}'",
                 remedy="run a worker on that host, or mount the directory here and declare it without 'host'",
@@ -233,6 +233,7 @@ class PosixStorage(Storage):
             return None
         with file:
             self._refuse_same_file(source, file.fd, key)
+            adopting.protect(root, file.fd, key)
             with errnos.blaming(self.location, f"making '{shown(key)}' durable"):
                 # Whoever published it may have died before this.
                 os.fsync(file.fd)

@@ -6,6 +6,7 @@ Says what is wrong with a file in the words of its author, all of it at once. Kn
 import itertools
 import json
 import posixpath
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from ccat_data_transfer.locations import LocationType, StorageType
 from ccat_data_transfer.states import Evidence
 
 FILE_SYSTEM_ROOT = "/"
+_MOST_BYTES = 1 << 20
 _ARCHIVING = (LocationType.BUFFER, LocationType.LONG_TERM_ARCHIVE)
 
 
@@ -121,9 +123,7 @@ def load(path: Path) -> Declaration:
     """Read a topology file; raises `InputError` when there is none and `TopologyError` for all that is wrong in it."""
     shown = names.shown(str(path))
     try:
-        content = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise InputError(f"topology file '{shown}' cannot be read: {error.strerror}") from error
+        content = tomllib.loads(_read(path).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise TopologyError(f"topology file '{shown}' is not UTF-8: byte {error.start} is bad") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -138,6 +138,25 @@ def load(path: Path) -> Declaration:
         raise TopologyError(f"topology file '{shown}' declares no [[site]]")
     check(declaration, f"topology file '{shown}': ")
     return declaration
+
+
+def _read(path: Path) -> bytes:
+    """The content of a topology file: a device would never end, and a pipe without a writer would never begin."""
+    shown = names.shown(str(path))
+    try:
+        mode = path.stat().st_mode
+        is_given_pipe = stat.S_ISFIFO(mode) and str(path).startswith(("/dev/stdin", "/dev/fd/"))
+        if not stat.S_ISREG(mode) and not is_given_pipe and not stat.S_ISDIR(mode):
+            raise InputError(f"topology file '{shown}' is not a regular file", remedy="name a file in TOML")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"topology file '{shown}' cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a zero byte
+        raise InputError(f"topology file '{shown}' cannot be read: {error}") from error
+    if len(content) > _MOST_BYTES:
+        raise InputError(f"topology file '{shown}' is larger than {_MOST_BYTES} bytes", remedy="name a file in TOML")
+    return content
 
 
 def _explained(item: Any, content: Any) -> str:

@@ -1,5 +1,6 @@
 """The topology of one machine that nobody declared: what `archive PATH --to DEST` needs, made at first use."""
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from ccat_data_transfer import database, models, names, storage
+from ccat_data_transfer import database, leases, models, names, storage
 from ccat_data_transfer.exceptions import (
     ConfigurationError,
     InputError,
@@ -50,18 +51,21 @@ class _Wanted:
 
 
 def ensure_local(*, working_directory: Path, destinations: Sequence[Path]) -> LocalTopology:
-    """The local site with its two buffers, and an archive location for each destination directory.
+    """The local site with its two sources, and an archive location for each destination directory.
 
-    What is there already is found again by its directory. Destinations must exist; raises `LocationUnavailableError`
-    for one that does not, or that is another volume than it was, and `TopologyError` for one that is already an
-    archive location under another path: that it still holds what was archived there is not known.
+    Sources and no buffers: what lies in a buffer goes to every archive of its site, and these packages go only where
+    they were asked to go. What is there already is found again by its directory. Destinations must exist; raises
+    `LocationUnavailableError` for one that does not, or that is another volume than it was, and `TopologyError` for
+    one that is already an archive location under another path: that it still holds what was archived there is not
+    known.
     """
     packed = _make_packed(working_directory)
     roots = [_destination_root(path) for path in destinations]
-    _refuse_nested(roots)
+    _refuse_nested(roots, packed)
+    _make_sources()
     wanted = [
-        _Wanted(FILE_SYSTEM_ROOT, LocationType.BUFFER, INPUTS, priority=1),
-        _marked(_Wanted(packed, LocationType.BUFFER, PACKED, priority=0)),
+        _Wanted(FILE_SYSTEM_ROOT, LocationType.SOURCE, INPUTS, priority=1),
+        _marked(_Wanted(packed, LocationType.SOURCE, PACKED, priority=0)),
         *(_marked(_Wanted(root, LocationType.LONG_TERM_ARCHIVE, _identifier(root), priority=0)) for root in roots),
     ]
     with database.session_scope() as session:
@@ -90,23 +94,50 @@ def _destination_root(path: Path) -> str:
     return root
 
 
-def _refuse_nested(roots: Sequence[str]) -> None:
-    """Raise `TopologyError` when a destination lies inside an archive of this database, or holds one."""
+def _refuse_nested(roots: Sequence[str], packed: str) -> None:
+    """Raise `TopologyError` when a destination lies inside a directory of this database, or holds one.
+
+    The root of the file system is left out because it holds everything, and `packed` because the caller refuses it.
+    """
+    disk = models.DiskDataLocation
+    is_here = sa.or_(disk.host.is_(None), disk.host.in_(leases.names_of_this_host()))
+    elsewhere = disk.path.not_in((FILE_SYSTEM_ROOT, packed))
     with database.session_scope(read_only=True) as session:
-        known = session.scalars(
-            sa.select(models.DiskDataLocation).where(
-                models.DiskDataLocation.location_type == LocationType.LONG_TERM_ARCHIVE
-            )
-        ).all()
-        for root in roots:
-            for archive in known:
-                inner, outer = Path(root), Path(archive.path)
-                if inner != outer and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
-                    raise TopologyError(
-                        f"destination '{names.shown(root)}' and archive '{archive.value()}' at "
-                        f"'{names.shown(archive.path)}' lie inside one another",
-                        remedy="name a destination apart from it",
-                    )
+        known = session.scalars(sa.select(disk).where(is_here, elsewhere)).all()
+        for root, place in itertools.product(roots, known):
+            _refuse_nest(root, place)
+
+
+def _refuse_nest(root: str, place: models.DiskDataLocation) -> None:
+    is_archive = place.location_type is LocationType.LONG_TERM_ARCHIVE
+    inner, outer = Path(root), Path(place.path)
+    if inner == outer and is_archive:
+        return
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        kind = "archive" if is_archive else "data location"
+        raise TopologyError(
+            f"destination '{names.shown(root)}' and {kind} '{place.value()}' at "
+            f"'{names.shown(place.path)}' lie inside one another",
+            remedy="name a destination apart from it",
+        )
+
+
+def _make_sources() -> None:
+    """Make sources of the two places where an earlier version had buffers."""
+    disk = models.DiskDataLocation
+    was_one = sa.or_(
+        sa.and_(disk.name == INPUTS, disk.path == FILE_SYSTEM_ROOT),
+        sa.and_(disk.name == PACKED, disk.path.endswith(f"/{PACKED}")),
+    )
+    with database.session_scope() as session:
+        rows.serialise(session)
+        for place in session.scalars(
+            sa.select(disk)
+            .join(disk.site)
+            .where(models.Site.short_name == SITE_SHORT_NAME, disk.location_type == LocationType.BUFFER, was_one)
+        ):
+            place.location_type = LocationType.SOURCE
+            place.site.seen_topology = ""  # what the manager derived from its buffers no longer holds
 
 
 def _storable(root: str) -> str:
@@ -172,7 +203,7 @@ def _ensure_site(session: Session) -> models.Site:
 
 
 def _ensure_location(session: Session, site: models.Site, wanted: _Wanted) -> Location:
-    row = _find(session, wanted) or _moved_buffer(session, site, wanted)
+    row = _find(session, wanted) or _moved_source(session, site, wanted)
     if row is None:
         row = models.DiskDataLocation(
             site=site,
@@ -192,13 +223,13 @@ def _ensure_location(session: Session, site: models.Site, wanted: _Wanted) -> Lo
     return row.value()
 
 
-def _moved_buffer(session: Session, site: models.Site, wanted: _Wanted) -> models.DiskDataLocation | None:
-    """The row of a buffer whose working directory was moved, database and all; it is corrected here.
+def _moved_source(session: Session, site: models.Site, wanted: _Wanted) -> models.DiskDataLocation | None:
+    """The row of a source whose working directory was moved, database and all; it is corrected here.
 
     Not done for archives: a mark may have been copied with its directory, and the bytes of a copy were never
-    verified. Those of a buffer are, each time they are read.
+    verified. Those of a source are, each time they are read.
     """
-    if wanted.location_type is not LocationType.BUFFER or wanted.mark is None:
+    if wanted.location_type is not LocationType.SOURCE or wanted.mark is None:
         return None
     disk = models.DiskDataLocation
     row = session.scalars(

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from tests.skips import skip_or_fail
 
 from ccat_data_transfer.locations import Location, LocationType, StorageType
 from ccat_data_transfer.states import Evidence
@@ -104,6 +105,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=12m,nr_inodes=40", "tmpfs", str(path)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a small file system")
+        skip_or_fail("needs the right to mount a small file system")
     yield path
     subprocess.run(["umount", str(path)], check=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.skips import skip_or_fail
 
 from ccat_data_transfer.locations import Location, LocationType, StorageType
 from ccat_data_transfer.states import Evidence
@@ -28,7 +29,7 @@ def stored(tmp_path: Path) -> Iterator[int]:
         os.fsync(file.fileno())
     with path.open("rb") as file:
         if not medium.can_tell(file.fileno()):
-            pytest.skip("the file system of the tests cannot tell what its cache holds")
+            skip_or_fail("the file system of the tests cannot tell what its cache holds")
         yield file.fileno()
 
 

@@ -9,8 +9,10 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.skips import skip_or_fail
 from tests.unit.storage.conftest import MakeDisk
 
 from ccat_data_transfer.exceptions import (
@@ -591,9 +593,91 @@ def test_the_receipt_says_what_was_reached(make_disk: MakeDisk, root: Path) -> N
     archive = make_disk(root, evidence=Evidence.DIRECT)
     expected = archive.check().expected_evidence
     if expected is not Evidence.DIRECT:
-        pytest.skip(f"the file system of the tests can be verified to '{expected}' only")
+        skip_or_fail(f"the file system of the tests can be verified to '{expected}' only")
     for size in (0, 1, 4096, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5):
         assert put(archive, conformance.sample(size), key=f"p/{size}.tar").evidence is Evidence.DIRECT
+
+
+# What is adopted is ours from then on
+
+
+def place(root: Path, data: bytes = DATA) -> Path:
+    """A file that somebody else put where the object goes."""
+    path = root / KEY
+    path.parent.mkdir()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o600, 0o755])
+def test_an_adopted_object_is_read_only_before_it_is_verified(
+    archive: PosixStorage, root: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place(root)
+    path.chmod(mode)
+    modes = []
+    original = medium.read_back
+
+    def read_back(fd: int, *arguments: Any) -> Any:
+        modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
+        return original(fd, *arguments)
+
+    monkeypatch.setattr(medium, "read_back", read_back)
+    assert put(archive).adopted
+    assert modes == [0o444]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o444
+
+
+def test_an_object_with_another_name_is_not_adopted(archive: PosixStorage, root: Path, tmp_path: Path) -> None:
+    path = place(root)
+    (tmp_path / "other").hardlink_to(path)
+    (root / ".incoming").mkdir()
+    (root / ".incoming" / "note").hardlink_to(path)
+    with pytest.raises(DestinationFileExistsError, match=r"has 2 other names \(hard links\)"):
+        put(archive)
+    (tmp_path / "other").unlink()
+    (root / ".incoming" / "note").unlink()
+    assert put(archive).adopted
+
+
+def test_a_temporary_name_that_was_left_behind_does_not_keep_from_adopting(archive: PosixStorage, root: Path) -> None:
+    path = place(root)
+    (root / ".incoming").mkdir()
+    (root / ".incoming" / f"{ATTEMPT}~00000000").hardlink_to(path)
+    (root / ".incoming" / "8.1~00000000").touch()
+    assert put(archive).adopted
+
+
+def test_a_name_that_is_removed_meanwhile_is_no_other_name(
+    archive: PosixStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place(root)
+    (root / "twin").hardlink_to(path)
+
+    def names_of(*_arguments: object) -> int:
+        (root / "twin").unlink()
+        return 0
+
+    monkeypatch.setattr(incoming, "names_of", names_of)
+    assert put(archive).adopted
+
+
+@pytest.mark.parametrize(("mode", "is_adopted"), [(0o644, False), (0o555, True)])
+def test_an_object_of_another_user_is_adopted_only_when_it_is_read_only(
+    archive: PosixStorage, root: Path, mode: int, is_adopted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place(root)
+    path.chmod(mode)
+
+    def fchmod(*_arguments: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchmod", fchmod)
+    if is_adopted:
+        assert put(archive).adopted
+    else:
+        with pytest.raises(DestinationFileExistsError, match="belongs to another user and is writable"):
+            put(archive)
 
 
 # Documents, verification, sweeping
