@@ -22,7 +22,6 @@ from ccat_data_transfer.topology import LocalTopology
 class _Request:
     """What was asked for, found to be possible as far as can be seen from outside."""
 
-    paths: tuple[str, ...]
     destinations: Sequence[Destination]
     workdir: Path
     candidates: Sequence[packing.Candidate]
@@ -66,7 +65,7 @@ def _checked(paths: tuple[str, ...], texts: Sequence[str], *, reads_headers: boo
         preparation.for_writing()
     for destination in asked:
         destinations.refuse_unusable(destination)
-    return _Request(paths, asked, workdir, candidates, reads_headers)
+    return _Request(asked, workdir, candidates, reads_headers)
 
 
 def _show_plan(request: _Request, *, as_json: bool) -> None:
@@ -103,10 +102,9 @@ def _archived(request: _Request, local: LocalTopology, stop: threading.Event, *,
             advance(count)
 
         registration = packages.register(
-            request.paths,
+            candidates=request.candidates,
             tars_at=local.inputs,
             packs_at=local.packed,
-            skip=[str(request.workdir)],
             on_progress=progress,
             workers=settings.get().worker_concurrency,
             headers=request.reads_headers,
