@@ -5,6 +5,7 @@ Knows no table. One engine a process: a forked child gets its own.
 
 import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -155,7 +156,12 @@ def _begin_sqlite(connection: Connection) -> None:
     # Taking the write lock at the start makes a busy database wait there, where nothing has been read yet, instead
     # of failing at the first write. Readers ask for a deferred transaction and wait for nobody.
     mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
-    connection.exec_driver_sql(f"BEGIN {mode}")
+    # Past SQLAlchemy's machinery, which costs more than the statement; its errors are translated all the same.
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        driver.execute(f"BEGIN {mode}")
+    except sqlite3.Error as error:
+        raise sa.exc.OperationalError(f"BEGIN {mode}", None, error) from error
 
 
 def _check_postgresql(connection: Any, _record: Any) -> None:

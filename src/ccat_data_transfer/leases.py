@@ -52,6 +52,12 @@ def _start_time(pid: int) -> str | None:
     return None if fields[0] in {"Z", "X"} else fields[19]
 
 
+@functools.cache
+def _identity_of(pid: int) -> tuple[str, str, str]:
+    """Boot, namespace and start time of this process, asked for once; a forked child has another `pid`."""
+    return _boot_id(), _pid_namespace(), _start_time(pid) or UNSEEN
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """One process, unmistakably: host, boot, process-id namespace, process id and its start time."""
@@ -70,14 +76,8 @@ class Owner:
     def of_this_process(cls) -> Self:
         """A new owner for one attempt of this process."""
         pid = os.getpid()
-        return cls(
-            host=host(),
-            boot=_boot_id(),
-            namespace=_pid_namespace(),
-            pid=pid,
-            start=_start_time(pid) or UNSEEN,
-            mark=uuid.uuid4().hex[:12],
-        )
+        boot, namespace, start = _identity_of(pid)
+        return cls(host(), boot, namespace, pid, start, mark=uuid.uuid4().hex[:12])
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
