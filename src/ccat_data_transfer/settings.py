@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         600.0, gt=0, description="a scheduled operation that nobody claimed in this time is sent again"
     )
 
-    worker_concurrency: int = Field(2, ge=1, le=256, description="packages carried side by side to one location")
+    worker_concurrency: int = Field(4, ge=1, le=256, description="packages carried side by side to one location")
     shutdown_grace_seconds: float = Field(
         45.0,
         ge=0,

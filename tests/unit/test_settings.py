@@ -43,7 +43,7 @@ def test_the_file_goes_over_the_defaults_and_the_environment_over_both(
     write("[default]\nmax_attempts = 7\nlease_seconds = 60\n")
     configure(max_attempts=9)
     chosen = settings.get()
-    assert (chosen.max_attempts, chosen.lease_seconds, chosen.worker_concurrency) == (9, 60.0, 2)
+    assert (chosen.max_attempts, chosen.lease_seconds, chosen.worker_concurrency) == (9, 60.0, 4)
 
 
 def test_the_section_of_the_environment_lies_over_the_default_section(
