@@ -309,7 +309,7 @@ def test_a_destination_that_hangs_for_ever_does_not_keep_the_process_from_ending
 def test_an_interrupt_ends_the_wait_for_a_destination_that_hangs(call: str) -> None:
     process = program(
         "import _thread\n"
-        "threading.Thread(target=lambda: (hanging.wait(), _thread.interrupt_main()), daemon=True).start()\n"
+        "threading.Thread(target=lambda: (hanging.wait(), signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)), daemon=True).start()\n"
         f"workers.{call}"
     )
     code, errors = ended(process)
