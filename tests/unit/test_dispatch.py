@@ -308,8 +308,10 @@ def test_a_destination_that_hangs_for_ever_does_not_keep_the_process_from_ending
 @pytest.mark.parametrize("call", ["drain([1])", "carry_once({1: [1]})"])
 def test_an_interrupt_ends_the_wait_for_a_destination_that_hangs(call: str) -> None:
     process = program(
-        "import _thread\n"
-        "threading.Thread(target=lambda: (hanging.wait(), signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)), daemon=True).start()\n"
+        "import signal\n"
+        "main = threading.main_thread().ident\n"
+        "press = lambda: (hanging.wait(), signal.pthread_kill(main, signal.SIGINT))\n"
+        "threading.Thread(target=press, daemon=True).start()\n"
         f"workers.{call}"
     )
     code, errors = ended(process)
